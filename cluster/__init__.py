@@ -1,0 +1,88 @@
+"""Ganger's front door: ``from cluster import Client, LocalCluster``.
+
+Names are loaded when they are first used, so that a worker that imports ``cluster.payload`` gets no socket.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.client import Client, Future, Options
+    from cluster.config import ClientLimits
+    from cluster.errors import (
+        BadJobId,
+        Cancelled,
+        ClientClosed,
+        ClusterError,
+        ConfigError,
+        CoordinatorUnreachable,
+        Full,
+        JobError,
+        JobExited,
+        JobLost,
+        JobRefused,
+        JobTimeout,
+        NoConnection,
+        Refused,
+        RemoteError,
+        RemoteTraceback,
+        SerializationError,
+        TooLarge,
+        UnknownOption,
+        WorkerCrashed,
+    )
+    from cluster.jobs import Outcome
+    from cluster.local import LocalCluster
+
+__all__ = [
+    "BadJobId",
+    "Cancelled",
+    "Client",
+    "ClientClosed",
+    "ClientLimits",
+    "ClusterError",
+    "ConfigError",
+    "CoordinatorUnreachable",
+    "Full",
+    "Future",
+    "JobError",
+    "JobExited",
+    "JobLost",
+    "JobRefused",
+    "JobTimeout",
+    "LocalCluster",
+    "NoConnection",
+    "Options",
+    "Outcome",
+    "Refused",
+    "RemoteError",
+    "RemoteTraceback",
+    "SerializationError",
+    "TooLarge",
+    "UnknownOption",
+    "WorkerCrashed",
+]
+
+_HOMES = {
+    "Client": "cluster.client",
+    "Future": "cluster.client",
+    "Options": "cluster.client",
+    "ClientLimits": "cluster.config",
+    "LocalCluster": "cluster.local",
+    "Outcome": "cluster.jobs",
+}
+"""Where a name lives, if not with the errors."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "cluster.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

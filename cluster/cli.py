@@ -1,0 +1,299 @@
+"""The command line: the click root and what every machine needs. Rules of this file:
+
+- ``coordinator`` and ``node`` are named here and imported only when called: this file knows neither.
+- What goes wrong as foreseen is one line on standard error that says what to do: exit code 1, for wrong usage
+  2. A traceback is a bug.
+- Every option can also be given as ``GANGER_`` and its name, the same in all commands (:func:`option`).
+- Readable output goes to standard output, and ``--json`` makes it a document.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+from click.core import ParameterSource
+from rich.console import RenderableType
+from rich.live import Live
+
+from cluster import terminal
+from cluster.errors import ClusterError
+
+if TYPE_CHECKING:
+    from cluster.client import Client
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# ------------------------------------------------------------------------------------ options and errors
+
+
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """``click.option`` that is also read from ``GANGER_`` and its long name."""
+    long = next(n for n in names if n.startswith("--")).partition("/")[0]
+    settings.setdefault("envvar", "GANGER_" + long.removeprefix("--").replace("-", "_").upper())
+    settings.setdefault("show_envvar", not settings.get("hidden", False))
+    return click.option(*names, **settings)
+
+
+def _leave_to_keys(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """``find_connection`` reads the variable itself, and says in its errors that it was the variable."""
+    given = parameter.name is not None and ctx.get_parameter_source(parameter.name)
+    return None if given == ParameterSource.ENVIRONMENT else value
+
+
+connection_option = option(
+    "--connection",
+    metavar="FILE",
+    callback=_leave_to_keys,
+    help="Connection file. Without it, that of the coordinator of this machine and user.",
+)
+
+
+class Failure(click.ClickException):
+    """One line on standard error, and exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"{click.style('cluster:', fg='red', bold=True)} {' '.join(self.message.split())}", err=True)
+
+
+class UnknownCommand(click.UsageError):
+    def show(self, file: Any = None) -> None:
+        click.echo(self.message, err=True)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns what is foreseen to go wrong into :class:`Failure`."""
+    try:
+        yield
+    except ClusterError as e:
+        raise Failure(str(e) or type(e).__name__) from e
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise Failure(f"{e.filename}: {e.strerror}" if e.filename else str(e)) from e
+
+
+# ------------------------------------------------------------------------------------ the root
+
+ELSEWHERE = {
+    "coordinator": ("scheduler.cli:coordinator", "Run the coordinator: the queue and the centre of a cluster."),
+    "node": ("node.cli:node", "Run a node: offer this machine's processors to a cluster."),
+}
+"""Commands of other rooms, by dotted name, with the line that stands for them in the help."""
+
+SYNONYMS = {
+    "node": ("worker", "workers", "agent", "slave", "executor", "join"),
+    "coordinator": ("scheduler", "server", "master", "head", "broker", "controller", "beat"),
+    "up": ("start", "run", "serve", "local", "dev"),
+    "status": ("ps", "list", "ls", "top", "stat", "info", "inspect", "jobs", "queue", "watch"),
+    "nodes": ("machines", "hosts", "workers-list"),
+    "demo": ("example", "try", "test", "tour"),
+}
+
+
+class Root(click.Group):
+    """Lists all commands without importing the coordinator's or the node's, and knows what others call them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands, *ELSEWHERE]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in ELSEWHERE:
+            return click.Command(cmd_name, short_help=ELSEWHERE[cmd_name][1])
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name in ELSEWHERE:
+            module, _, attribute = ELSEWHERE[name][0].partition(":")
+            return name, getattr(importlib.import_module(module), attribute), args[1:]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            raise UnknownCommand(f"cluster {name}: no such command; {suggestion(name, self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with plain_errors():
+            return super().invoke(ctx)
+
+
+def suggestion(name: str, commands: list[str]) -> str:
+    """What to write instead: the command others call so, or the one that looks most like it."""
+    others = {other: ours for ours, many in SYNONYMS.items() for other in many}
+    near = get_close_matches(name.lower(), [*commands, *others], n=1, cutoff=0.6)
+    if not near:
+        return f"there are {', '.join(commands[:-1])} and {commands[-1]}"
+    return f"did you mean `{others.get(near[0], near[0])}`?"
+
+
+def _version() -> str:
+    try:
+        return version("ganger")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(_version(), prog_name="ganger", message="%(prog)s %(version)s")
+def root() -> None:
+    """Ganger, a job cluster: submit Python functions, and they run on many machines.
+
+    Begin with `cluster demo`, or `cluster up` and, in Python, `from cluster import Client`.
+    """
+
+
+def main() -> NoReturn:
+    """Entry point of the commands ``cluster`` and ``ganger``."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    root(prog_name="cluster")
+    raise SystemExit(0)
+
+
+# ------------------------------------------------------------------------------------ looking
+
+ANSWER_WITHIN_S = 5.0
+"""A person waits no longer than this for a coordinator that does not answer."""
+
+
+def _client(connection: str | None) -> Client:
+    from cluster import Client
+
+    return Client(connection)
+
+
+def _repeat(draw: Callable[[], tuple[Any, RenderableType]], *, watch: bool, interval: float, as_json: bool) -> None:
+    """Print once, or again and again: in place in a terminal, below each other in a pipe."""
+    console = terminal.console()
+
+    def once() -> None:
+        document, picture = draw()
+        if as_json:
+            click.echo(json.dumps(document))
+        else:
+            console.print(picture)
+
+    try:
+        if not watch:
+            once()
+        elif as_json or not console.is_terminal:
+            while True:
+                once()
+                time.sleep(interval)
+        else:
+            with Live(draw()[1], console=console, auto_refresh=False) as live:
+                while True:
+                    time.sleep(interval)
+                    live.update(draw()[1], refresh=True)
+    except KeyboardInterrupt:
+        pass
+
+
+def _watch_options(command: F) -> F:
+    command = option("--interval", type=click.FloatRange(0.1), default=1.0, help="Seconds between two looks.")(command)
+    command = option("--watch", "-w", is_flag=True, help="Look again and again, until Ctrl-C.")(command)
+    command = option("--json", "as_json", is_flag=True, help="Print a JSON document.")(command)
+    return connection_option(command)
+
+
+@root.command(short_help="What the cluster is doing: jobs by state, and its nodes.")
+@_watch_options
+def status(connection: str | None, as_json: bool, watch: bool, interval: float) -> None:
+    """Show what the cluster is doing: jobs by state, and its nodes.
+
+    With --json, the document is that of `Client.status`.
+    """
+    with _client(connection) as client:
+
+        def draw() -> tuple[Any, RenderableType]:
+            now = client.status()
+            return now, terminal.status_panel(now) if as_json else terminal.overview(now, client.nodes()["nodes"])
+
+        _repeat(draw, watch=watch, interval=interval, as_json=as_json)
+
+
+@root.command(short_help="The nodes, their slots, load and health.")
+@_watch_options
+def nodes(connection: str | None, as_json: bool, watch: bool, interval: float) -> None:
+    """List the nodes with their slots, load and health.
+
+    With --json, the document is that of `Client.nodes`.
+    """
+    with _client(connection) as client:
+
+        def draw() -> tuple[Any, RenderableType]:
+            now = client.nodes()
+            return now, terminal.nodes_table(now["nodes"])
+
+        _repeat(draw, watch=watch, interval=interval, as_json=as_json)
+
+
+# ------------------------------------------------------------------------------------ demonstration
+
+
+@root.command(short_help="See it work: a real job on real processes, one of which is killed.")
+@option("--nodes", "node_count", type=click.IntRange(2), default=2, show_default=True, help="Nodes to begin with.")
+@option("--slots", type=click.IntRange(1), help="Slots of each node; without it, the processors are shared out.")
+@option("--seed", type=int, default=1, show_default=True, help="Chooses the order, the victim and the moment.")
+@option("--keep", is_flag=True, help="Leave the cluster up afterwards, until Ctrl-C.")
+@option("--json", "as_json", is_flag=True, help="Print the report as a JSON document.")
+@option("--limit", type=click.IntRange(1), hidden=True, help="Analyse so many files only.")
+@option("--svg", type=click.Path(dir_okay=False, writable=True), hidden=True, help="Draw the run into this file.")
+@click.pass_context
+def demo(
+    ctx: click.Context,
+    node_count: int,
+    slots: int | None,
+    seed: int,
+    keep: bool,
+    as_json: bool,
+    limit: int | None,
+    svg: str | None,
+) -> None:
+    """See it work: analyse every file of Python's standard library on a cluster, and kill a node on the way.
+
+    Starts a coordinator and two nodes as real processes, submits one job a file, kills a node with signal 9, adds
+    another, and compares every result with that of a plain loop. Exit code 0 means that nothing was missing, doubled
+    or different.
+    """
+    from cluster import LocalCluster
+    from cluster.demo import run
+
+    console = terminal.console(stderr=as_json)
+    slots = slots or max(1, (os.cpu_count() or 1) // node_count)
+    with ExitStack() as stack:
+        try:
+            local = stack.enter_context(
+                LocalCluster(nodes=node_count, slots=slots, heartbeat_s=0.5, lease_s=3.0, gone_s=1.0)
+            )
+            with terminal.screen_for(console) as screen:
+                kept = terminal.KeepingScreen(screen)
+                names = ", ".join(n.name for n in local.nodes)
+                kept.say(f"started a coordinator and the nodes {names} with {slots} slot{'s' * (slots != 1)} each")
+                report = run(local, kept, seed=seed, limit=limit)
+            if as_json:
+                click.echo(json.dumps(report.as_json()))
+            else:
+                console.print(terminal.demo_report(report))
+            if svg is not None:
+                Path(svg).write_text(kept.svg("cluster demo", report), encoding="utf-8")
+            if keep:
+                console.print(terminal.kept_panel(str(local.connection_file)))
+                threading.Event().wait()
+        except KeyboardInterrupt:
+            console.print("stopped")
+            ctx.exit(0 if keep else 130)
+    ctx.exit(0 if report.ok else 1)

@@ -1,0 +1,518 @@
+"""The client's actor: hands jobs in, waits for outcomes. Rules of this file: pure; it knows no future and no pickle.
+
+An entry is *unsent*, then *sent*, then *accepted*, and open until it is settled. Acceptance is one rising
+counter. What is not accepted when a link breaks is sent again on the next; the coordinator recognises it.
+Counters may have holes: an entry cancelled before it was sent never existed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from cluster import blobs
+from cluster.actor import (
+    Connected,
+    Disconnected,
+    Drained,
+    Garbled,
+    Now,
+    Received,
+    Rejected,
+    Stalled,
+    Stop,
+    Turn,
+)
+from cluster.config import BATCH_BYTES, INLINE_BYTES, MAX_BATCH, PROTOCOL, ClientLimits
+from cluster.facts import fact
+from cluster.ids import counter_of, job_id
+from cluster.jobs import Failure, Outcome
+from cluster.messages import (
+    Accepted,
+    Answer,
+    Ask,
+    BlobRefused,
+    Bye,
+    Cancel,
+    Chunk,
+    ClientHello,
+    Fetch,
+    Message,
+    NotCancelled,
+    Pulse,
+    Refusal,
+    Results,
+    Submit,
+    Taken,
+    Welcome,
+)
+from cluster.session import Dialer
+
+IDLE_BEATS = 5
+"""A client that waits for nothing shows itself so many times less often."""
+
+
+class Entry(NamedTuple):
+    """One job on its way to the coordinator."""
+
+    counter: int
+    spec: bytes
+    payload: bytes
+    large: tuple[bytes, int] | None = None
+    """SHA-256 and size of a payload that travels as a blob; the host can read it."""
+    code: tuple[bytes, bytes] | None = None
+    """SHA-256 and bytes of a function by value; a blob too when over the inline limit."""
+
+
+# ------------------------------------------------------------------------------------ events
+
+
+@dataclass(slots=True)
+class Offered:
+    """Jobs the user has submitted, in the order of their counters."""
+
+    entries: list[Entry]
+
+
+@dataclass(slots=True)
+class CancelWished:
+    counters: list[int]
+
+
+@dataclass(slots=True)
+class Asked:
+    ask: int
+    topic: str
+    about: dict[str, Any]
+
+
+@dataclass(slots=True)
+class LeaveWished:
+    """The user is done with this session."""
+
+    reason: str
+
+
+# ------------------------------------------------------------------------------------ effects
+
+
+class Settled(NamedTuple):
+    """Outcome of one job. Where ``large`` is set, its bytes are a blob the host has received."""
+
+    counter: int
+    outcome: int
+    payload: bytes
+    large: tuple[bytes, int] | None = None
+
+
+@dataclass(slots=True)
+class Settle:
+    rows: list[Settled]
+
+
+@dataclass(slots=True)
+class Acknowledge:
+    """All jobs up to and including this counter are accepted, or settled."""
+
+    through: int
+
+
+@dataclass(slots=True)
+class CancelDenied:
+    """These run already, or are done: they will end by themselves."""
+
+    counters: list[int]
+
+
+@dataclass(slots=True)
+class Answered:
+    ask: int
+    error: str
+    body: dict[str, Any]
+
+
+@dataclass(slots=True)
+class GiveUp:
+    """The session is over for a reason of the outside; ``kind`` is ``refused`` or ``unreachable``."""
+
+    kind: str
+    reason: str
+    counters: list[int]
+
+
+class ClientSession:
+    """See the module. ``session`` is 8 random bytes."""
+
+    def __init__(self, session: bytes, namespace: str, version: str, limits: ClientLimits | None = None) -> None:
+        self.session = session
+        self._namespace = namespace
+        self._version = version
+        self._limits = limits or ClientLimits()
+        self._dialer = Dialer(self._hello)
+        self._unsent: deque[Entry] = deque()
+        self._sent: deque[Entry] = deque()
+        self._open: set[int] = set()
+        self._accepted = 0
+        self._offered = 0
+        self._stored: set[bytes] = set()
+        """Blobs the coordinator has said to hold for entries not yet accepted."""
+        self._outgoing = blobs.Outgoing()
+        self._incoming = blobs.Incoming(self._limits.max_blob_bytes)
+        self._fetching: dict[bytes, list[Settled]] = {}
+        self._cancels: set[int] = set()
+        self._asks: dict[int, Asked] = {}
+        self._leaving: str | None = None
+        self._over = False
+        self._told = 0
+        self._settled: list[Settled] = []
+        self._out: list[Any] = []
+        self._turn = Turn()
+
+    @property
+    def open_count(self) -> int:
+        return len(self._open)
+
+    # ------------------------------------------------------------------------------- the contract
+
+    def turn(self, events: Sequence[Any], now: Now) -> Turn:
+        self._turn = turn = Turn()
+        drained = False
+        for event in events:
+            match event:
+                case Received():
+                    self._received(event, now.mono)
+                case Offered():
+                    self._offer(event.entries)
+                case blobs.ChunkRead():
+                    chunk = self._outgoing.chunk(event)
+                    if chunk is not None and self._dialer.up:
+                        self._send(chunk, now.mono)
+                case blobs.ChunkWritten():
+                    self._chunk_written(event, now.mono)
+                case blobs.BlobFailed():
+                    self._blob_failed(event)
+                case Connected():
+                    turn.after_commit += self._dialer.connected(now.mono)
+                case Disconnected():
+                    if self._dialer.up:
+                        turn.facts.append(fact("link_down", reason="the connection is closed"))
+                    self._dialer.disconnected()
+                case Rejected():
+                    self._give_up("refused", event.reason)
+                case CancelWished():
+                    self._cancel(event.counters, now.mono)
+                case Asked():
+                    self._asks[event.ask] = event
+                    if self._dialer.up:
+                        self._send(Ask(event.ask, event.topic, event.about), now.mono)
+                case LeaveWished():
+                    self._leaving = event.reason
+                case Garbled():
+                    turn.facts.append(fact("garbled", reason=event.reason))
+                case Stalled():
+                    self._dialer.stalled(event.seconds)
+                    turn.facts.append(fact("stalled", seconds=event.seconds))
+                case Drained():
+                    drained = True
+        self._hand_in(now.mono)
+        if self._settled:
+            turn.after_commit.append(Settle(self._settled))
+            self._settled = []
+        if self._told < self._through():
+            self._told = self._through()
+            turn.after_commit.append(Acknowledge(self._told))
+        if drained:
+            self._judge(now.mono)
+        return turn
+
+    def deadline(self) -> float | None:
+        if self._over:
+            return None
+        times = [self._dialer.deadline(self._beat_s())]
+        if self._dialer.heard_at is not None and (self._open or self._asks):
+            times.append(self._dialer.heard_at + self._limits.reconnect_timeout_s)
+        return min((t for t in times if t is not None), default=None)
+
+    # ------------------------------------------------------------------------------- handing in
+
+    def _hello(self) -> Message:
+        return ClientHello(PROTOCOL, self.session, self._version, self._namespace, self._dialer.epoch, self._accepted)
+
+    def _offer(self, entries: list[Entry]) -> None:
+        if self._over:
+            refusal = Failure("JobRefused", "the session is over").encode()
+            self._settled += [Settled(e.counter, Outcome.FAILED, refusal) for e in entries]
+            return
+        for entry in entries:
+            self._open.add(entry.counter)
+            for sha, size in _blobs_of(entry):
+                self._outgoing.send(sha, size)
+        self._unsent += entries
+        self._offered = max(self._offered, entries[-1].counter)
+
+    def _hand_in(self, now: float) -> None:
+        """Send what can be sent: runs of successive counters whose blobs have arrived."""
+        if not self._dialer.up:
+            return
+        unsent = self._unsent
+        while unsent:
+            batch: list[Entry] = []
+            size = 0
+            while unsent and len(batch) < MAX_BATCH and size < BATCH_BYTES:
+                entry = unsent[0]
+                if batch and entry.counter != batch[-1].counter + 1:
+                    break
+                if any(sha not in self._stored for sha, _ in _blobs_of(entry)):
+                    break
+                batch.append(unsent.popleft())
+                size += len(entry.payload) + (len(entry.code[1]) if entry.code else 0)
+            if not batch:
+                break
+            self._send(_submit(batch), now)
+            self._sent += batch
+            self._offer_again({sha for entry in batch for sha, _ in _blobs_of(entry)})
+        for duty in self._outgoing.duties():
+            self._turn.after_commit.append(duty)
+
+    def _offer_again(self, named: set[bytes]) -> None:
+        """A blob is kept for the message that names it; for those still to come it is offered once more.
+
+        Cheap if the coordinator has it yet: it says so at the first chunk.
+        """
+        self._stored -= named
+        if named:
+            for entry in self._unsent:
+                for sha, size in _blobs_of(entry):
+                    if sha in named:
+                        self._outgoing.send(sha, size)
+
+    def _through(self) -> int:
+        """All up to here is acknowledged: what is neither unsent nor sent has been accepted or settled."""
+        first = self._sent[0] if self._sent else self._unsent[0] if self._unsent else None
+        return self._offered if first is None else first.counter - 1
+
+    def _accept(self, through: int) -> None:
+        self._accepted = max(self._accepted, through)
+        while self._sent and self._sent[0].counter <= through:
+            for sha, _ in _blobs_of(self._sent.popleft()):
+                self._release(sha)
+
+    def _release(self, sha: bytes) -> None:
+        """An entry no longer needs its blob here; another may."""
+        if any(sha == s for e in (*self._sent, *self._unsent) for s, _ in _blobs_of(e)):
+            return
+        self._stored.discard(sha)
+        self._outgoing.drop(sha)
+        self._turn.after_commit.append(blobs.DropBlob(sha))
+
+    # ------------------------------------------------------------------------------- messages
+
+    def _send(self, message: Message, now: float) -> None:
+        self._turn.after_commit.append(self._dialer.send(message, now))
+
+    def _received(self, event: Received, now: float) -> None:
+        message, sends = self._dialer.receive(event.header, event.message, now)
+        self._turn.after_commit += sends
+        match message:
+            case None | Pulse():
+                pass
+            case Results():
+                self._results(message, now)
+            case Accepted():
+                self._accept(message.through)
+            case Welcome():
+                self._welcome(message, now)
+            case Refusal():
+                self._give_up("refused", message.text)
+            case NotCancelled():
+                counters = [counter_of(j) for j in message.jobs]
+                self._cancels.difference_update(counters)
+                self._turn.after_commit.append(CancelDenied(counters))
+            case Answer():
+                if self._asks.pop(message.ask, None) is not None:
+                    self._turn.after_commit.append(Answered(message.ask, message.error, message.body))
+            case Taken():
+                if self._outgoing.taken(message):
+                    self._stored.add(message.sha)
+            case Chunk():
+                self._chunk(message, now)
+            case BlobRefused():
+                self._blob_failed(blobs.BlobFailed(message.sha, message.reason))
+            case _:
+                self._turn.facts.append(fact("unexpected", reason=type(message).__name__))
+
+    def _welcome(self, message: Welcome, now: float) -> None:
+        self._turn.facts.append(fact("connected", epoch=message.epoch, link=self._dialer.link.number))
+        if not message.resumed:
+            lost = Failure("JobLost", "the coordinator was restarted and no longer knows the job").encode()
+            waiting = {e.counter for e in (*self._sent, *self._unsent)}
+            self._settle(Settled(c, Outcome.LOST, lost) for c in sorted(self._open - waiting) if c <= self._accepted)
+            self._fetching.clear()
+        self._accept(message.accepted)
+        self._unsent.extendleft(reversed(self._sent))
+        self._sent.clear()
+        self._outgoing.restart()
+        self._offer_again({sha for entry in self._unsent for sha, _ in _blobs_of(entry)})
+        for sha, rows in self._fetching.items():
+            self._send(Fetch(sha, rows[0].large[1] if rows[0].large else 0), now)
+        for asked in self._asks.values():
+            self._send(Ask(asked.ask, asked.topic, asked.about), now)
+        if self._cancels:
+            # Those still unsent follow their submission: see _hand_in, which runs after this in the same turn.
+            self._hand_in(now)
+            self._send(Cancel([job_id(self.session, c) for c in sorted(self._cancels)]), now)
+
+    def _results(self, message: Results, now: float) -> None:
+        large = {row: (sha, size) for row, sha, size in message.large}
+        rows = []
+        for i, (counter, outcome, payload) in enumerate(
+            zip(message.counters, message.outcomes, message.payloads, strict=True)
+        ):
+            if counter not in self._open:
+                if i in large and large[i][0] not in self._fetching:
+                    self._send(Taken(*large[i]), now)  # told twice: it need not be kept for us
+                continue
+            if i in large:
+                sha, size = large[i]
+                row = Settled(counter, outcome, b"", (sha, size))
+                held = self._fetching.get(sha)
+                if held is None:
+                    self._fetching[sha] = [row]
+                    self._send(Fetch(sha, size), now)
+                elif all(r.counter != counter for r in held):
+                    held.append(row)
+            else:
+                rows.append(Settled(counter, outcome, payload))
+        self._settle(rows)
+
+    def _settle(self, rows: Iterable[Settled]) -> None:
+        for row in rows:
+            if row.counter in self._open:
+                self._open.discard(row.counter)
+                self._cancels.discard(row.counter)
+                self._settled.append(row)
+
+    # ------------------------------------------------------------------------------- large results
+
+    def _chunk(self, chunk: Chunk, now: float) -> None:
+        if chunk.sha not in self._fetching:
+            return
+        answer = self._incoming.take(chunk, have=False)
+        if isinstance(answer, blobs.WriteChunk):
+            self._turn.after_commit.append(answer)
+        elif isinstance(answer, Message):
+            self._send(answer, now)
+
+    def _chunk_written(self, event: blobs.ChunkWritten, now: float) -> None:
+        word = self._incoming.written(event)
+        if word is None:
+            return
+        taken, whole = word
+        if self._dialer.up:
+            self._send(taken, now)
+        if whole:
+            self._settle(self._fetching.pop(event.sha, []))
+
+    def _blob_failed(self, event: blobs.BlobFailed) -> None:
+        """A blob cannot be sent or received: the jobs that need it end here, no other does."""
+        self._turn.facts.append(fact("blob_failed", sha=event.sha.hex()[:12], reason=event.reason))
+        failure = Failure("JobRefused", f"a large payload could not be handed in: {event.reason}").encode()
+        spoilt = [e for e in self._unsent if any(sha == event.sha for sha, _ in _blobs_of(e))]
+        self._outgoing.drop(event.sha)
+        if spoilt:
+            self._unsent = deque(e for e in self._unsent if e not in spoilt)
+            self._settle(Settled(e.counter, Outcome.FAILED, failure) for e in spoilt)
+            self._turn.after_commit.append(blobs.DropBlob(event.sha))
+        if event.sha in self._fetching:
+            self._incoming.drop(event.sha)
+            failure = Failure("JobLost", f"the result could not be fetched: {event.reason}").encode()
+            self._settle(Settled(r.counter, Outcome.LOST, failure) for r in self._fetching.pop(event.sha))
+
+    # ------------------------------------------------------------------------------- cancelling, ending
+
+    def _cancel(self, counters: list[int], now: float) -> None:
+        wished = {c for c in counters if c in self._open}
+        if not wished:
+            return
+        unsent = [e for e in self._unsent if e.counter in wished]
+        if unsent:
+            self._unsent = deque(e for e in self._unsent if e.counter not in wished)
+            word = Failure("Cancelled", "cancelled before it was sent").encode()
+            self._settle(Settled(e.counter, Outcome.CANCELLED, word) for e in unsent)
+            for entry in unsent:
+                for sha, _ in _blobs_of(entry):
+                    self._release(sha)
+            wished.difference_update(e.counter for e in unsent)
+        if wished:
+            self._cancels |= wished
+            if self._dialer.up:
+                self._send(Cancel([job_id(self.session, c) for c in sorted(wished)]), now)
+
+    def _beat_s(self) -> float:
+        busy = self._open or self._asks
+        return self._dialer.times.heartbeat_s * (1 if busy else IDLE_BEATS)
+
+    def _judge(self, now: float) -> None:
+        """What only silence or the passing of time decides; the sockets are empty."""
+        if self._over:
+            return
+        if self._leaving is not None:
+            if self._dialer.up:
+                self._send(Bye(self._leaving), now)
+            self._over = True
+            self._turn.after_commit.append(Stop(self._leaving))
+            return
+        silent = self._dialer.unheard_s(now)
+        if (self._open or self._asks) and silent >= self._limits.reconnect_timeout_s:
+            self._give_up("unreachable", f"the coordinator was not heard for {silent:.0f} s")
+            return
+        self._turn.after_commit += self._dialer.due(now, Pulse, self._beat_s())
+
+    def _give_up(self, kind: str, reason: str) -> None:
+        if self._over:
+            return
+        self._over = True
+        counters = sorted(self._open)
+        self._open.clear()
+        self._unsent.clear()
+        self._sent.clear()
+        for sha in self._outgoing.clear():
+            self._turn.after_commit.append(blobs.DropBlob(sha))
+        for ask in self._asks:
+            self._turn.after_commit.append(Answered(ask, reason, {}))
+        self._asks.clear()
+        self._turn.facts.append(fact("gave_up", reason=reason))
+        self._turn.after_commit.append(GiveUp(kind, reason, counters))
+
+
+def _blobs_of(entry: Entry) -> list[tuple[bytes, int]]:
+    """What must have arrived before the entry may be submitted."""
+    if entry.large is None and entry.code is None:
+        return []
+    out = [] if entry.large is None else [entry.large]
+    if entry.code is not None and len(entry.code[1]) > INLINE_BYTES:
+        out.append((entry.code[0], len(entry.code[1])))
+    return out
+
+
+def _submit(batch: list[Entry]) -> Submit:
+    """One message for a run of successive counters; what jobs share is in it once."""
+    specs: dict[bytes, int] = {}
+    code: dict[bytes, bytes] = {}
+    large: list[list[Any]] = []
+    for row, entry in enumerate(batch):
+        specs.setdefault(entry.spec, len(specs))
+        if entry.large is not None:
+            large.append([row, *entry.large])
+        if entry.code is not None and len(entry.code[1]) <= INLINE_BYTES:
+            code[entry.code[0]] = entry.code[1]
+    return Submit(
+        batch[0].counter,
+        list(specs),
+        [specs[e.spec] for e in batch],
+        [e.payload for e in batch],
+        large,
+        [[sha, data] for sha, data in code.items()],
+    )

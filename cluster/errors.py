@@ -1,0 +1,124 @@
+"""Every error a user can meet. Rules of this file: names, meaning and what to do; no imports of ours.
+
+``ClusterError`` is the root. Errors of one job (``JobError``) arrive in that job's future and nowhere else;
+the others are raised where the mistake was made.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+
+class ClusterError(Exception):
+    """Root of everything this package raises by itself."""
+
+
+# --------------------------------------------------------------------------- setting up
+
+
+class ConfigError(ClusterError):
+    """A setting, a connection file or a directory is not as it has to be; the text says what to do."""
+
+
+class NoConnection(ConfigError):
+    """No connection file was given or found."""
+
+
+class Refused(ClusterError):
+    """The coordinator does not let this peer in: key, role, version or name. The text says which."""
+
+
+class CoordinatorUnreachable(ClusterError):
+    """The coordinator was not heard for ``reconnect_timeout_s``. ``job_ids`` are those left open."""
+
+    def __init__(self, text: str, job_ids: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.job_ids = job_ids
+
+
+# --------------------------------------------------------------------------- using a client
+
+
+class BadJobId(ClusterError, ValueError):
+    """Not the text of a job id."""
+
+
+class UnknownOption(ClusterError, TypeError):
+    """``client.options`` has no such option; the text names the nearest."""
+
+
+class Full(ClusterError):
+    """The bound on unacknowledged work is reached and this thread must not wait."""
+
+
+class ClientClosed(ClusterError, RuntimeError):
+    """The client was shut down, or belongs to the process this one was forked from."""
+
+
+# --------------------------------------------------------------------------- what became of one job
+
+
+class JobError(ClusterError):
+    """A job did not succeed for a reason other than an exception of its own function."""
+
+
+class SerializationError(JobError, TypeError):
+    """A function, argument, result or exception cannot be pickled or unpickled; the text says which."""
+
+
+class TooLarge(JobError, ValueError):
+    """A payload or result is above the limit, which the text names."""
+
+
+class WorkerCrashed(JobError):
+    """The worker process died under the job; the text says how (signal, exit code)."""
+
+
+class JobExited(JobError):
+    """The job ended its process on purpose: ``sys.exit`` or ``KeyboardInterrupt``."""
+
+
+class JobLost(JobError):
+    """The cluster no longer knows the job, or gave up on it after losing its node too often."""
+
+
+class JobRefused(JobError):
+    """The coordinator did not take the job; the text says why."""
+
+
+class RemoteError(JobError):
+    """The job raised an exception whose class cannot be rebuilt here.
+
+    ``type_name`` is its class, ``remote_traceback`` the text of its traceback.
+    """
+
+    def __init__(self, text: str, type_name: str = "", remote_traceback: str = "") -> None:
+        super().__init__(text)
+        self.type_name = type_name
+        self.remote_traceback = remote_traceback
+
+
+class RemoteTraceback(Exception):
+    """Cause of an exception that came from a worker: prints as the traceback seen there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+class Cancelled(JobError, concurrent.futures.CancelledError):
+    """The job was cancelled."""
+
+
+class JobTimeout(JobError):
+    """The job ran longer than its own ``timeout_s``. Not the ``TimeoutError`` of ``future.result``."""
+
+
+JOB_ERRORS: dict[str, type[JobError]] = {
+    c.__name__: c
+    for c in (SerializationError, TooLarge, WorkerCrashed, JobExited, JobLost, JobRefused, Cancelled, JobTimeout)
+}
+"""Errors of ours that may travel by name in a job's failure."""

@@ -1,0 +1,73 @@
+"""What happened, said once. Rules of this file: plain values and one table of the kinds; nothing listens here.
+
+Actors report facts with counts, per turn, never one per job on the fast path. ``logs`` and ``metrics``
+are the listeners. A kind missing from :data:`KINDS` is a bug and is refused when the fact is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+DEBUG, INFO, WARNING, ERROR = "debug", "info", "warning", "error"
+
+
+class Kind(NamedTuple):
+    level: str
+    text: str
+
+
+KINDS: dict[str, Kind] = {
+    # coordinator
+    "jobs_accepted": Kind(DEBUG, "accepted {n} jobs of session {session}"),
+    "jobs_assigned": Kind(DEBUG, "assigned {n} jobs to node {node}"),
+    "jobs_finished": Kind(DEBUG, "{n} jobs {outcome}"),
+    "jobs_requeued": Kind(INFO, "{n} jobs queued again: {cause}"),
+    "results_discarded": Kind(INFO, "{n} late results from node {node} discarded"),
+    "client_joined": Kind(INFO, "client session {session} joined (namespace {namespace}, link {link})"),
+    "client_silent": Kind(INFO, "client session {session} is silent"),
+    "client_forgotten": Kind(INFO, "client session {session} forgotten: {reason}"),
+    "node_joined": Kind(INFO, "node {node} joined with {slots} slots from {host} (link {link})"),
+    "node_suspect": Kind(WARNING, "node {node} is silent ({reason})"),
+    "node_back": Kind(INFO, "node {node} is heard again"),
+    "node_lost": Kind(WARNING, "node {node} is lost ({reason}); {n} attempts ended"),
+    "node_left": Kind(INFO, "node {node} left"),
+    "peer_refused": Kind(WARNING, "refused a peer: {reason}"),
+    "resync": Kind(INFO, "asked {peer} to join again: {reason}"),
+    "garbled": Kind(WARNING, "{n} unreadable messages dropped: {reason}"),
+    "unexpected": Kind(WARNING, "{n} messages dropped: {reason}"),
+    "stalled": Kind(WARNING, "this process did not run for {seconds:.1f} s; deadlines were moved"),
+    "clock_jumped": Kind(WARNING, "the wall clock jumped by {seconds:.1f} s"),
+    "handshake_refused": Kind(WARNING, "{n} handshakes refused: {reason}"),
+    # agent
+    "registered": Kind(INFO, "registered with the coordinator (epoch {epoch}, link {link})"),
+    "link_down": Kind(WARNING, "link to the coordinator is down: {reason}"),
+    "worker_started": Kind(DEBUG, "worker {pid} serves slot {slot}"),
+    "worker_died": Kind(WARNING, "worker {pid} of slot {slot} died: {cause}"),
+    "jobs_run": Kind(DEBUG, "{n} attempts {outcome}"),
+    "assignments_discarded": Kind(INFO, "{n} attempts given up: {reason}"),
+    "blob_failed": Kind(WARNING, "blob {sha}: {reason}"),
+    # client
+    "connected": Kind(INFO, "connected (epoch {epoch}, link {link})"),
+    "gave_up": Kind(ERROR, "gave up on the coordinator: {reason}"),
+}
+
+
+class Fact(NamedTuple):
+    kind: str
+    n: int
+    about: dict[str, Any]
+
+    @property
+    def level(self) -> str:
+        return KINDS[self.kind].level
+
+    @property
+    def text(self) -> str:
+        return KINDS[self.kind].text.format(n=self.n, **self.about)
+
+
+def fact(kind: str, n: int = 1, **about: Any) -> Fact:
+    """Make a fact of a known kind; ``n`` is how many times it happened in this turn."""
+    if kind not in KINDS:
+        raise KeyError(f"no fact is called {kind!r}; add it to cluster/facts.py")
+    return Fact(kind, n, about)

@@ -1,0 +1,213 @@
+"""Drives one actor in the real world. Rules of this file: boring; no decision that an actor could take.
+
+One loop: sleep until something can be read or the actor's deadline; drain every source within a bound; hand
+the batch to the actor; perform its effects. The host also tells the actor what only it can see: that all
+sources were found empty, that this process did not run for a while, that the wall clock jumped.
+
+A *source* has ``pollables()`` (ZeroMQ sockets or descriptors) and ``drain(limit)``, which returns events and
+whether it was emptied. A *performer* takes one effect and may return an event.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import zmq
+
+from cluster.actor import Actor, Drained, Now, Stalled, Stop, WallClockJumped
+from cluster.facts import Fact
+
+DRAIN_LIMIT = 256
+"""Messages taken from one source a turn: a batch, and yet no turn longer than some ten milliseconds."""
+
+TICK_S = 0.5
+"""Longest sleep, so that a stall of this process is known within it."""
+
+STALL_S = 1.0
+"""Lateness that is told to the actor."""
+
+JUMP_S = 1.0
+"""Difference of the two clocks that is told to the actor."""
+
+FULL_COLLECTION_S = 60.0
+"""Idle time between full garbage collections of a host that owns the collector."""
+
+
+class Source(Protocol):
+    def pollables(self) -> Iterable[Any]: ...
+    def drain(self, limit: int) -> tuple[list[Any], bool]: ...
+
+
+Performer = Callable[[Any], Any]
+
+
+class Mailbox:
+    """A source other threads put events into. ``put`` never blocks; the bound is the caller's business."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Any] = deque()
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._woken = False
+
+    def put(self, event: Any) -> None:
+        self._queue.append(event)
+        if not self._woken:
+            self._woken = True
+            os.eventfd_write(self._fd, 1)
+
+    def pollables(self) -> list[int]:
+        return [self._fd]
+
+    def drain(self, limit: int) -> tuple[list[Any], bool]:
+        try:
+            os.eventfd_read(self._fd)
+        except BlockingIOError:
+            pass
+        # After this line a put wakes us again; what was put before it is in the queue already.
+        self._woken = False
+        out: list[Any] = []
+        queue = self._queue
+        while queue and len(out) < limit:
+            out.append(queue.popleft())
+        if queue and not self._woken:
+            self._woken = True
+            os.eventfd_write(self._fd, 1)
+        return out, not queue
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Lifeline:
+    """Turns the end of a pipe held by our parent into ``Stop``: however the parent dies, we see it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        os.set_blocking(fd, False)
+
+    def pollables(self) -> list[int]:
+        return [self._fd]
+
+    def drain(self, limit: int) -> tuple[list[Any], bool]:
+        try:
+            gone = os.read(self._fd, 64) == b""
+        except BlockingIOError:
+            gone = False
+        return ([Stop("the parent process is gone")] if gone else []), True
+
+
+class Host:
+    """``run`` drives the actor until it, or a source, says ``Stop``."""
+
+    def __init__(
+        self,
+        actor: Actor,
+        sources: Sequence[Source],
+        performers: Mapping[type, Performer],
+        facts: Callable[[list[Fact]], None],
+        *,
+        own_gc: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._actor = actor
+        self._sources = sources
+        self._performers = dict(performers)
+        self._facts = facts
+        self._own_gc = own_gc
+        self._clock = clock
+        self._wall = wall
+        self._pending: list[Any] = []
+        self._stop: Stop | None = None
+        self._collected_at = clock()
+        self._skew = wall() - clock()
+        self.turns = 0
+        self.thread_id = 0
+
+    def run(self) -> Stop:
+        self.thread_id = threading.get_ident()
+        poller = zmq.Poller()
+        for source in self._sources:
+            for pollable in source.pollables():
+                poller.register(pollable, zmq.POLLIN)
+        if self._own_gc:
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+        emptied = False
+        awake_at = self._clock()
+        try:
+            while self._stop is None:
+                allowed = self._sleep_s(emptied)
+                if allowed > 0 and self._own_gc:
+                    self._collect()
+                poller.poll(int(allowed * 1000 + 0.999) if allowed > 0 else 0)
+                now = self._clock()
+                late = now - awake_at - allowed
+                awake_at = now
+                emptied = self._turn(late if late >= STALL_S else 0.0)
+        finally:
+            if self._own_gc:
+                gc.enable()
+                gc.unfreeze()
+        return self._stop
+
+    def _sleep_s(self, emptied: bool) -> float:
+        if self._pending or not emptied:
+            return 0.0
+        deadline = self._actor.deadline()
+        if deadline is None:
+            return TICK_S
+        return min(TICK_S, max(0.0, deadline - self._clock()))
+
+    def _turn(self, late: float) -> bool:
+        events, self._pending = self._pending, []
+        emptied = True
+        for source in self._sources:
+            more, empty = source.drain(DRAIN_LIMIT)
+            events += more
+            emptied = emptied and empty
+        for event in events:
+            if type(event) is Stop:
+                self._stop = event
+        now = Now(self._clock(), self._wall())
+        skew = now.wall - now.mono
+        if abs(skew - self._skew) >= JUMP_S:
+            events.append(WallClockJumped(skew - self._skew))
+            self._skew = skew
+        if late:
+            events.insert(0, Stalled(late))
+        if emptied:
+            events.append(Drained())
+        turn = self._actor.turn(events, now)
+        assert not turn.writes, "this host has no store"
+        for effect in (*turn.at_once, *turn.after_commit):
+            self._perform(effect)
+        if turn.facts:
+            self._facts(turn.facts)
+        self.turns += 1
+        return emptied
+
+    def _perform(self, effect: Any) -> None:
+        if type(effect) is Stop:
+            self._stop = effect
+            return
+        event = self._performers[type(effect)](effect)
+        if event is not None:
+            self._pending.append(event)
+
+    def _collect(self) -> None:
+        """Garbage is collected when there is nothing else to do: small generations often, all rarely."""
+        if gc.get_count()[0] > 20_000:
+            gc.collect(1)
+        now = self._clock()
+        if now - self._collected_at > FULL_COLLECTION_S:
+            self._collected_at = now
+            gc.collect()
+            gc.freeze()

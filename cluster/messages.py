@@ -1,0 +1,395 @@
+"""Every message that crosses the wire. Rules of this file: shape only; meaning is in PROTOCOL.md.
+
+A message is a dataclass whose fields are packed in order. Jobs travel as *columns* (one list per field, all of
+one length), because a column's types are checked in one step and shared by no one. Each field's annotation
+carries its check, so a message that decodes is safe to use. ``Large`` is a sparse column: ``[row, sha256, size]``
+for the rows whose bytes travel as a blob (their inline bytes are empty).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, get_type_hints
+
+from cluster.config import INLINE_BYTES, MAX_BATCH
+
+Check = Callable[[Any], bool]
+_MAX_INT = 1 << 62
+
+
+def _natural(v: Any) -> bool:
+    return type(v) is int and 0 <= v < _MAX_INT
+
+
+def _text(v: Any) -> bool:
+    return type(v) is str and len(v) <= 64 * 1024
+
+
+def _bytes(v: Any) -> bool:
+    return type(v) is bytes
+
+
+def _digest(v: Any) -> bool:
+    return type(v) is bytes and len(v) == 32
+
+
+def _column(kind: type) -> Check:
+    kinds = {kind}
+
+    def check(v: Any) -> bool:
+        return type(v) is list and len(v) <= MAX_BATCH * 4 and set(map(type, v)) <= kinds
+
+    return check
+
+
+_ints, _byte_strings = _column(int), _column(bytes)
+
+
+def _naturals(v: Any) -> bool:
+    return _ints(v) and (not v or (min(v) >= 0 and max(v) < _MAX_INT))
+
+
+def _job_ids(v: Any) -> bool:
+    return _byte_strings(v) and set(map(len, v)) <= {16}
+
+
+def _inline(v: Any) -> bool:
+    return _byte_strings(v) and (not v or max(map(len, v)) <= 2 * INLINE_BYTES)
+
+
+def _large(v: Any) -> bool:
+    return type(v) is list and all(
+        type(r) is list and len(r) == 3 and _natural(r[0]) and _digest(r[1]) and _natural(r[2]) for r in v
+    )
+
+
+def _code(v: Any) -> bool:
+    return type(v) is list and all(type(r) is list and len(r) == 2 and _digest(r[0]) and type(r[1]) is bytes for r in v)
+
+
+def _labels(v: Any) -> bool:
+    return (
+        type(v) is dict
+        and len(v) <= 256
+        and all(type(k) is str and type(x) is str and len(k) <= 256 and len(x) <= 256 for k, x in v.items())
+    )
+
+
+def _mapping(v: Any) -> bool:
+    return type(v) is dict and all(type(k) is str for k in v)
+
+
+def _truth(v: Any) -> bool:
+    return type(v) is bool
+
+
+def _floats(v: Any) -> bool:
+    return type(v) is list and set(map(type, v)) <= {int, float} and all(x == x for x in v)
+
+
+def _float(v: Any) -> bool:
+    return type(v) in (int, float) and v == v
+
+
+Natural = Annotated[int, _natural]
+Float = Annotated[float, _float]
+Text = Annotated[str, _text]
+Bytes = Annotated[bytes, _bytes]
+Digest = Annotated[bytes, _digest]
+Truth = Annotated[bool, _truth]
+Labels = Annotated[dict[str, str], _labels]
+Mapping = Annotated[dict[str, Any], _mapping]
+Naturals = Annotated[list[int], _naturals]
+Floats = Annotated[list[float], _floats]
+JobIds = Annotated[list[bytes], _job_ids]
+Inline = Annotated[list[bytes], _inline]
+ByteStrings = Annotated[list[bytes], _byte_strings]
+Large = Annotated[list[list[Any]], _large]
+Code = Annotated[list[list[bytes]], _code]
+
+
+class BadMessage(ValueError):
+    """The bytes or fields are no message of this protocol; the text says which part."""
+
+
+@dataclass(slots=True)
+class Message:
+    KIND: ClassVar[int] = 0
+    COLUMNS: ClassVar[tuple[str, ...]] = ()
+    """Fields that must have one length."""
+    UNNUMBERED: ClassVar[bool] = False
+    """Hellos, and what answers them before a link stands, are outside the numbering."""
+
+
+# ------------------------------------------------------------------------------------ both directions
+
+
+@dataclass(slots=True)
+class Pulse(Message):
+    """Nothing but its header: an acknowledgement, or a sign of life."""
+
+    KIND: ClassVar[int] = 1
+
+
+@dataclass(slots=True)
+class Chunk(Message):
+    """One piece of a blob. ``offset + len(data) == size`` is the last."""
+
+    KIND: ClassVar[int] = 2
+    sha: Digest
+    size: Natural
+    offset: Natural
+    data: Bytes
+
+
+@dataclass(slots=True)
+class Taken(Message):
+    """Credit: all below ``through`` is kept. ``through == size`` says whole, verified and stored."""
+
+    KIND: ClassVar[int] = 3
+    sha: Digest
+    through: Natural
+
+
+@dataclass(slots=True)
+class BlobRefused(Message):
+    """The receiver will not take the blob: too large, wrong hash, disk full."""
+
+    KIND: ClassVar[int] = 4
+    sha: Digest
+    reason: Text
+
+
+@dataclass(slots=True)
+class Fetch(Message):
+    """Please send me this blob."""
+
+    KIND: ClassVar[int] = 5
+    sha: Digest
+    size: Natural
+
+
+@dataclass(slots=True)
+class Bye(Message):
+    """The sender leaves for good."""
+
+    KIND: ClassVar[int] = 6
+    reason: Text
+
+
+# ------------------------------------------------------------------------------------ to the coordinator
+
+
+@dataclass(slots=True)
+class ClientHello(Message):
+    KIND: ClassVar[int] = 10
+    UNNUMBERED: ClassVar[bool] = True
+    protocol: Natural
+    session: Bytes
+    version: Text
+    namespace: Text
+    epoch: Natural
+    """Epoch last heard of; 0 for none."""
+    accepted: Natural
+    """Counter through which the client knows its jobs to be accepted."""
+
+
+@dataclass(slots=True)
+class NodeHello(Message):
+    """An agent joins, or joins again: what it holds is what it may finish."""
+
+    KIND: ClassVar[int] = 11
+    UNNUMBERED: ClassVar[bool] = True
+    COLUMNS: ClassVar[tuple[str, ...]] = ("tokens", "jobs", "attempts")
+    protocol: Natural
+    session: Bytes
+    version: Text
+    name: Text
+    incarnation: Natural
+    host: Text
+    pid: Natural
+    python: Text
+    slots: Natural
+    labels: Labels
+    tokens: Naturals
+    jobs: JobIds
+    attempts: Naturals
+
+
+@dataclass(slots=True)
+class Submit(Message):
+    """Jobs ``first``, ``first + 1``, ... of this session. Below the accepted counter they are resends."""
+
+    KIND: ClassVar[int] = 12
+    COLUMNS: ClassVar[tuple[str, ...]] = ("spec_of", "payloads")
+    first: Natural
+    specs: ByteStrings
+    spec_of: Naturals
+    payloads: Inline
+    large: Large
+    code: Code
+    """``[sha256, pickled function]`` for specs by value, as far as small enough."""
+
+
+@dataclass(slots=True)
+class Cancel(Message):
+    """The user wishes these not to run. Answered per job by a result or by ``NotCancelled``."""
+
+    KIND: ClassVar[int] = 13
+    jobs: JobIds
+
+
+@dataclass(slots=True)
+class Ask(Message):
+    """A question about the cluster; ``Answer`` has the same ``ask``."""
+
+    KIND: ClassVar[int] = 14
+    ask: Natural
+    topic: Text
+    about: Mapping
+
+
+@dataclass(slots=True)
+class Heartbeat(Message):
+    KIND: ClassVar[int] = 15
+    vitals: Mapping
+
+
+@dataclass(slots=True)
+class Started(Message):
+    """These attempts run user code since a while."""
+
+    KIND: ClassVar[int] = 16
+    tokens: Naturals
+
+
+@dataclass(slots=True)
+class Finished(Message):
+    KIND: ClassVar[int] = 17
+    COLUMNS: ClassVar[tuple[str, ...]] = ("tokens", "outcomes", "payloads", "run_us", "workers")
+    tokens: Naturals
+    outcomes: Naturals
+    payloads: Inline
+    large: Large
+    run_us: Naturals
+    workers: Naturals
+
+
+@dataclass(slots=True)
+class Returned(Message):
+    """Answer to ``Retract``: ``tokens`` never started and are given back; ``kept`` have."""
+
+    KIND: ClassVar[int] = 18
+    tokens: Naturals
+    kept: Naturals
+
+
+# ------------------------------------------------------------------------------------ from the coordinator
+
+
+@dataclass(slots=True)
+class Welcome(Message):
+    """The link stands. First message of it."""
+
+    KIND: ClassVar[int] = 30
+    epoch: Natural
+    resumed: Truth
+    """False: the coordinator knew nothing of this session; what it had accepted before is lost."""
+    accepted: Natural
+    heartbeat_s: Float
+    lease_s: Float
+
+
+@dataclass(slots=True)
+class Refusal(Message):
+    """No link: ``code`` is version, role, name, full or namespace; the text is for people."""
+
+    KIND: ClassVar[int] = 31
+    UNNUMBERED: ClassVar[bool] = True
+    code: Text
+    text: Text
+
+
+@dataclass(slots=True)
+class Resync(Message):
+    """Say hello again: this link has a gap, or is unknown here."""
+
+    KIND: ClassVar[int] = 32
+    UNNUMBERED: ClassVar[bool] = True
+    reason: Text
+
+
+@dataclass(slots=True)
+class Accepted(Message):
+    KIND: ClassVar[int] = 33
+    through: Natural
+
+
+@dataclass(slots=True)
+class Results(Message):
+    KIND: ClassVar[int] = 34
+    COLUMNS: ClassVar[tuple[str, ...]] = ("counters", "outcomes", "payloads")
+    counters: Naturals
+    outcomes: Naturals
+    payloads: Inline
+    large: Large
+
+
+@dataclass(slots=True)
+class NotCancelled(Message):
+    KIND: ClassVar[int] = 35
+    jobs: JobIds
+
+
+@dataclass(slots=True)
+class Assign(Message):
+    KIND: ClassVar[int] = 36
+    COLUMNS: ClassVar[tuple[str, ...]] = ("spec_of", "jobs", "attempts", "tokens", "payloads")
+    specs: ByteStrings
+    expected_us: Naturals
+    """Observed run time per spec; 0 where unknown."""
+    spec_of: Naturals
+    jobs: JobIds
+    attempts: Naturals
+    tokens: Naturals
+    payloads: Inline
+    large: Large
+    code: Code
+
+
+@dataclass(slots=True)
+class Retract(Message):
+    """Give these back if they have not started."""
+
+    KIND: ClassVar[int] = 37
+    tokens: Naturals
+
+
+@dataclass(slots=True)
+class Discard(Message):
+    """These attempts are not yours (any more): kill them, forget their results."""
+
+    KIND: ClassVar[int] = 38
+    tokens: Naturals
+
+
+@dataclass(slots=True)
+class Answer(Message):
+    KIND: ClassVar[int] = 39
+    ask: Natural
+    error: Text
+    """Empty when the question could be answered."""
+    body: Mapping
+
+
+def _kinds(root: type[Message]) -> dict[int, type[Message]]:
+    return {c.KIND: c for c in root.__subclasses__()}
+
+
+MESSAGES: dict[int, type[Message]] = _kinds(Message)
+FIELDS: dict[type[Message], tuple[str, ...]] = {c: tuple(f.name for f in fields(c)) for c in MESSAGES.values()}
+CHECKS: dict[type[Message], tuple[Check, ...]] = {
+    c: tuple(get_type_hints(c, include_extras=True)[name].__metadata__[0] for name in names)
+    for c, names in FIELDS.items()
+}

@@ -1,0 +1,184 @@
+"""Numbered, acknowledged links between a peer and the coordinator. Rules of this file: pure; both ends use it.
+
+TCP under a ZeroMQ socket may lose the middle of a stream and go on. So a *session* (a peer's life) consists of
+*links*. Each link is opened by the peer's hello, which carries a rising link number, and each side numbers its
+messages on it from 1 and acknowledges what it took, cumulatively, in every header.
+
+- A message of another link is stale and dropped. One already taken is a duplicate and dropped.
+- A gap ends the link: the peer says hello again (the coordinator asks for that with ``Resync``), and what was
+  not acknowledged is put right from state, not from a buffer of old messages.
+- Only the peer sends pulses unasked; the coordinator answers them. A pulse alone owes no acknowledgement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from cluster.actor import Header, Send
+from cluster.config import ACK_DELAY_S, ACK_EVERY, HELLO_RETRY_MAX_S, HELLO_RETRY_S, Times
+from cluster.messages import Heartbeat, Message, Pulse, Refusal, Resync, Welcome
+
+
+class Verdict(Enum):
+    NEXT = "next"
+    DUPLICATE = "duplicate"
+    STALE = "stale"
+    GAP = "gap"
+
+
+@dataclass(slots=True)
+class Link:
+    number: int = 0
+    sent: int = 0
+    """Number of our last message."""
+    heard: int = 0
+    """Number of their last message taken."""
+    acked: int = 0
+    """What they have acknowledged of ours."""
+    owed: int = 0
+    """Messages taken and not yet acknowledged."""
+    owed_since: float = 0.0
+
+    def header(self) -> Header:
+        """Number one more message of ours; it acknowledges all that was taken."""
+        self.sent += 1
+        self.owed = 0
+        return Header(self.number, self.sent, self.heard)
+
+    def take(self, header: Header, message: Message, now: float) -> Verdict:
+        if header.link != self.number:
+            return Verdict.STALE
+        if header.seq <= self.heard:
+            return Verdict.DUPLICATE
+        if header.seq > self.heard + 1:
+            return Verdict.GAP
+        self.heard = header.seq
+        self.acked = max(self.acked, min(header.ack, self.sent))
+        if type(message) is not Pulse:
+            if not self.owed:
+                self.owed_since = now
+            self.owed += 1
+        return Verdict.NEXT
+
+    def ack_due(self) -> float | None:
+        """When an acknowledgement must go out by itself; None when nothing is owed."""
+        if not self.owed:
+            return None
+        return self.owed_since if self.owed >= ACK_EVERY else self.owed_since + ACK_DELAY_S
+
+
+class Dialer:
+    """The peer's end: opens links and keeps one open. Owned by an actor, which gives it the clock.
+
+    ``hello`` makes the greeting when one is needed, from the actor's state at that moment.
+    """
+
+    def __init__(self, hello: Callable[[], Message]) -> None:
+        self._hello = hello
+        self.link = Link()
+        self.up = False
+        self.refusal: Refusal | None = None
+        self.epoch = 0
+        self.times = Times()
+        self.heard_at: float | None = None
+        """When the coordinator last said anything; the dialler's birth before that."""
+        self._connected = False
+        self._retry_at: float | None = None
+        self._retry_s = HELLO_RETRY_S
+        self._spoke_at = 0.0
+
+    # -- what the actor passes on -------------------------------------------------------------------
+
+    def connected(self, now: float) -> list[Send]:
+        self._connected = True
+        self._retry_s = HELLO_RETRY_S
+        return self.greet(now)
+
+    def disconnected(self) -> None:
+        self._connected = False
+        self.up = False
+        self._retry_at = None
+
+    def stalled(self, seconds: float) -> None:
+        """This process did not run: the other side's silence in that time proves nothing."""
+        if self.heard_at is not None:
+            self.heard_at += seconds
+
+    def receive(self, header: Header, message: Message, now: float) -> tuple[Message | None, list[Send]]:
+        """The message if it is next in order (``Welcome`` and ``Refusal`` included), and what to send for it."""
+        if header.link != self.link.number:
+            return None, []
+        if isinstance(message, Refusal):
+            self.refusal = message
+            self.up = False
+            self._retry_at = None
+            return message, []
+        if isinstance(message, Resync):
+            self.heard_at = now
+            return None, self.greet(now)
+        if not self.up and not isinstance(message, Welcome):
+            return None, []
+        verdict = self.link.take(header, message, now)
+        if verdict is Verdict.GAP:
+            return None, self.greet(now)
+        if verdict is not Verdict.NEXT:
+            return None, []
+        self.heard_at = now
+        if isinstance(message, Welcome):
+            self.up = True
+            self._retry_at = None
+            self._retry_s = HELLO_RETRY_S
+            self.epoch = message.epoch
+            self.times = Times(heartbeat_s=message.heartbeat_s, lease_s=message.lease_s)
+        return message, []
+
+    # -- what the actor asks ------------------------------------------------------------------------
+
+    def greet(self, now: float) -> list[Send]:
+        """Open a new link, unless there is no connection to open it on."""
+        if self.heard_at is None:
+            self.heard_at = now
+        self.up = False
+        if not self._connected or self.refusal is not None:
+            return []
+        self.link = Link(self.link.number + 1)
+        self._retry_at = now + self._retry_s
+        self._retry_s = min(2 * self._retry_s, HELLO_RETRY_MAX_S)
+        return [Send(b"", Header(self.link.number, 0, 0), self._hello())]
+
+    def send(self, message: Message, now: float) -> Send:
+        """Number and address one message; only while ``up``."""
+        assert self.up, "a message before the link stands"
+        self._spoke_at = now
+        return Send(b"", self.link.header(), message)
+
+    def due(self, now: float, beat: Callable[[], Heartbeat | Pulse], beat_s: float) -> list[Send]:
+        """Acknowledgements, signs of life, hellos again: whatever its time has come."""
+        if self._retry_at is not None and now >= self._retry_at:
+            return self.greet(now)
+        if not self.up or self.heard_at is None:
+            return []
+        if now - self.heard_at > 3.5 * max(beat_s, self.times.heartbeat_s):
+            return self.greet(now)
+        ack = self.link.ack_due()
+        if now >= self._spoke_at + beat_s:
+            return [self.send(beat(), now)]
+        if ack is not None and now >= ack:
+            out = Send(b"", self.link.header(), Pulse())
+            return [out]
+        return []
+
+    def deadline(self, beat_s: float) -> float | None:
+        if self._retry_at is not None:
+            return self._retry_at
+        if not self.up or self.heard_at is None:
+            return None
+        times = [self._spoke_at + beat_s, self.heard_at + 3.5 * max(beat_s, self.times.heartbeat_s)]
+        ack = self.link.ack_due()
+        return min(times) if ack is None else min(ack, *times)
+
+    def unheard_s(self, now: float) -> float:
+        """How long the coordinator has been silent, or unreachable."""
+        return 0.0 if self.heard_at is None else now - self.heard_at

@@ -1,0 +1,605 @@
+"""The coordinator's ``Doors`` and a peer's ``Dial``. Rules of this file: ZeroMQ sockets and bytes only.
+
+- Every TCP socket speaks CURVE, and the gate (ZAP) admits registered keys only; without a live gate libzmq
+  refuses all (``ZAP_ENFORCE_DOMAIN``). An ipc socket is guarded by its directory, mode 0700.
+- No thread: gate and monitors are sockets the host polls like the others, and ``drain`` serves them.
+- A send never blocks. What cannot be sent at once is dropped and counted: sessions repair it.
+- A *route* names one connection: a byte for the socket, then its routing id. Libzmq uses none twice, but a
+  peer may choose its own, so whoever relies on a route compares the identity that comes with each message.
+- Each message is one frame, and its sender's key is looked up anew: a key removed is a peer refused.
+- Everything here belongs to the thread that uses it, and to the process that made it.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import socket as net
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+
+from cluster.actor import (
+    LOCAL,
+    Connected,
+    Disconnected,
+    Garbled,
+    Identity,
+    Received,
+    Rejected,
+    Send,
+    Unroutable,
+)
+from cluster.codec import decode, encode
+from cluster.config import MAX_MESSAGE_BYTES
+from cluster.errors import ConfigError
+from cluster.facts import Fact, fact
+from cluster.messages import BadMessage
+
+Socket = zmq.Socket[bytes]
+Context = zmq.Context[Socket]
+IdentityOf = Callable[[str], Identity | None]
+"""The gate's question: who has this z85 public key? None for nobody."""
+Event = Received | Garbled | Connected | Disconnected | Rejected
+
+HWM = 10_000
+"""Messages queued per peer in libzmq. Sessions bound what is under way long before that."""
+BACKLOG = 512
+HANDSHAKE_MS = 3_000
+CONNECT_MS = 3_000
+HEARTBEAT_MS, SILENT_MS = 2_000, 6_000
+"""ZMTP's own heartbeat, which finds half-open connections; liveness of peers is the session's business."""
+ENVELOPE_BYTES = 256
+"""What CURVE adds to a frame, and more."""
+SLICE = 64
+"""Messages taken from one socket before the next has its turn."""
+UNIX_PATH_BYTES = 107
+"""``sun_path`` without its final zero."""
+
+REDIAL_S = 2.0
+"""Pause after a refusal."""
+QUICK_S = 1.0
+"""A handshake failing so fast was refused; a slower one met a coordinator that is stopped or busy."""
+REFUSALS, REFUSED_S, REFUSED_AGAIN_S = 3, 2.0, 15.0
+"""Quick failures in a row, and seconds of them, that are no restart; more seconds once it had worked."""
+QUIET_S = 5.0
+"""Facts about refusals come at most so often per reason."""
+
+_ZAP_ADDRESS = "inproc://zeromq.zap.01"
+_ZAP_DOMAIN = b"ganger"
+_MONITOR_EVENT = struct.Struct("=HI")
+_monitor_numbers = itertools.count()
+
+
+class Doors:
+    """The coordinator's sockets: one TCP port for everyone, one ipc socket for its own host and user."""
+
+    def __init__(self, context: Context, server_secret: bytes | str, identity_of: IdentityOf) -> None:
+        self._context = context
+        self._secret = server_secret.encode() if isinstance(server_secret, str) else server_secret
+        self._identity_of = identity_of
+        self._complaints = _Complaints()
+        self._gate = _Gate(context, identity_of, self._complaints)
+        self._tcp: Socket | None = None
+        self._ipc: Socket | None = None
+        self._monitor: Socket | None = None
+        self._doors: dict[bytes, Socket] = {}
+        self.received = self.received_bytes = 0
+        self.sent = self.sent_bytes = 0
+        self.dropped = 0
+        """Sends to a peer whose queue was full."""
+        self.unroutable = 0
+        """Sends to a peer that was gone."""
+        self.strangers = 0
+        """Messages without a key, or whose key is no longer registered."""
+
+    def bind_tcp(self, host: str, port: int) -> tuple[str, int]:
+        """Listen there (port 0: any free one); the numeric host and the port that were bound.
+
+        Raises :class:`ConfigError` if the address cannot be had.
+        """
+        numeric = _numeric(host, port)
+        if self._tcp is None:
+            self._tcp = _router(self._context)
+            self._tcp.curve_server = True
+            self._tcp.curve_secretkey = self._secret
+            self._tcp.zap_domain = _ZAP_DOMAIN
+            self._tcp.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+            refusals = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            self._monitor = _watch(self._context, self._tcp, refusals)
+            self._doors[b"T"] = self._tcp
+        self._tcp.ipv6 = ":" in numeric
+        try:
+            self._tcp.bind(f"tcp://[{numeric}]:{port}" if ":" in numeric else f"tcp://{numeric}:{port}")
+        except zmq.ZMQError as e:
+            raise ConfigError(_bind_words(e.errno, host, port)) from None
+        return numeric, int(self._tcp.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+
+    def bind_ipc(self, path: str | os.PathLike[str]) -> None:
+        """Listen on a Unix socket, whose directory must belong to us alone: that is the only guard it has."""
+        path = os.fspath(path)
+        _check_ipc(path)
+        if self._ipc is None:
+            self._ipc = _router(self._context)
+            self._doors[b"I"] = self._ipc
+        try:
+            self._ipc.bind(f"ipc://{path}")
+        except zmq.ZMQError as e:
+            raise ConfigError(f"cannot listen on {path}: {e.strerror}") from None
+
+    def pollables(self) -> list[Socket | int]:
+        monitors = [] if self._monitor is None else [self._monitor]
+        return [*self._doors.values(), self._gate.socket, *monitors]
+
+    def drain(self, limit: int) -> tuple[list[Event], bool]:
+        """Up to ``limit`` messages, the sockets in turn, and whether all of them were found empty."""
+        self._gate.serve()
+        if self._monitor is not None:
+            for event, value in _heard(self._monitor):
+                self._complaints.add("handshake_refused", _refusal_words(event, value))
+        events: list[Event] = []
+        open_doors = dict(self._doors)
+        while open_doors and limit > 0:
+            for prefix, socket in list(open_doors.items()):
+                wanted = min(SLICE, limit)
+                taken = self._take(prefix, socket, wanted, events)
+                limit -= taken
+                if taken < wanted:
+                    del open_doors[prefix]
+                if limit <= 0:
+                    break
+        return events, not open_doors
+
+    def _take(self, prefix: bytes, socket: Socket, limit: int, events: list[Event]) -> int:
+        """Take up to ``limit`` messages; fewer mean that there are no more."""
+        recv, identity_of, local = socket.recv, self._identity_of, prefix == b"I"
+        for n in range(limit):
+            try:
+                route = prefix + recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return n
+            frame = recv(zmq.NOBLOCK, copy=False)
+            extra = _rest(socket) if frame.more else 0
+            raw = frame.buffer
+            self.received += 1
+            self.received_bytes += len(raw)
+            identity = LOCAL if local else identity_of(_user_id(frame))
+            if identity is None:
+                self.strangers += 1
+                self._complaints.add("unexpected", "the sender's key is not registered", _peer_address(frame))
+                continue
+            events.append(_event(route, identity, raw, extra))
+        return limit
+
+    def send(self, effect: Send) -> Unroutable | None:
+        """Send at once or drop; :class:`Unroutable` if the peer is no longer connected."""
+        route = effect.route
+        socket = self._doors.get(route[:1])
+        if socket is None:
+            return Unroutable(route)
+        raw = _encoded(effect)
+        try:
+            socket.send(route[1:], zmq.SNDMORE | zmq.NOBLOCK)
+        except zmq.Again:
+            self.dropped += 1
+            return None
+        except zmq.ZMQError as e:
+            if e.errno != zmq.EHOSTUNREACH:
+                raise
+            self.unroutable += 1
+            return Unroutable(route)
+        socket.send(raw, zmq.NOBLOCK)
+        self.sent += 1
+        self.sent_bytes += len(raw)
+        return None
+
+    @property
+    def handshakes_refused(self) -> int:
+        return self._complaints.total["handshake_refused"]
+
+    def take_facts(self) -> list[Fact]:
+        """What was refused since, by reason; a flood of refusals gives few facts with large counts."""
+        return self._complaints.take()
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close all sockets; last words have ``linger_ms`` to get out (``context.term`` waits for them)."""
+        for socket in self._doors.values():
+            if socket is self._tcp:
+                socket.disable_monitor()
+            socket.close(linger_ms)
+        self._doors.clear()
+        if self._monitor is not None:
+            self._monitor.close(0)
+            self._monitor = None
+        self._gate.socket.close(0)
+
+
+class Dial:
+    """A peer's one connection to one address of the coordinator; libzmq dials again when it breaks.
+
+    TCP needs the coordinator's public key and a key pair of one's own; an ipc address needs none of them.
+    A refusal is reported as :class:`Rejected`, and tried again two seconds later by ``drain`` or ``send``.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        address: str,
+        server_key: str | None = None,
+        public_key: str | None = None,
+        secret_key: str | None = None,
+    ) -> None:
+        self.address = address
+        self._public_key = public_key
+        self._identity = LOCAL
+        if server_key is not None:
+            self._identity = Identity(server_key, "coordinator", "coordinator", "default")
+        self.received = self.received_bytes = 0
+        self.sent = self.sent_bytes = 0
+        self.dropped = 0
+        """Sends without a connection, or with its queue full."""
+        self.connected = False
+        self._was_connected = False
+        self._dialled_at = 0.0
+        self._refused = False
+        self._refusals = 0
+        self._refused_since = 0.0
+        self._redial_at: float | None = None
+        if server_key is None and not address.startswith("ipc://"):
+            raise ConfigError(f"{address} needs the coordinator's key: only ipc addresses do without")
+        self._socket = _tuned(context.socket(zmq.DEALER))
+        self._socket.immediate = True
+        self._socket.reconnect_ivl = 100
+        self._socket.reconnect_ivl_max = 2_000
+        self._socket.connect_timeout = CONNECT_MS
+        self._socket.ipv6 = address.startswith("tcp://[")
+        self._monitor = _watch(context, self._socket, zmq.EVENT_ALL)
+        try:
+            if server_key is not None:
+                self._socket.curve_serverkey = server_key.encode()
+                self._socket.curve_publickey = (public_key or "").encode()
+                self._socket.curve_secretkey = (secret_key or "").encode()
+            self._socket.connect(address)
+        except zmq.ZMQError as e:
+            self.close()
+            raise ConfigError(f"cannot dial {address}: {e.strerror}; check address and keys") from None
+
+    def pollables(self) -> list[Socket | int]:
+        return [self._socket, self._monitor]
+
+    def drain(self, limit: int) -> tuple[list[Event], bool]:
+        """Up to ``limit`` messages, then what became of the connection; whether no message was left."""
+        events: list[Event] = []
+        emptied = False
+        recv = self._socket.recv
+        while len(events) < limit:
+            try:
+                frame = recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                emptied = True
+                break
+            extra = _rest(self._socket) if frame.more else 0
+            raw = frame.buffer
+            self.received += 1
+            self.received_bytes += len(raw)
+            events.append(_event(b"", self._identity, raw, extra))
+        for event, value in _heard(self._monitor):
+            self._note(event, value, events)
+        if self._refused:
+            self._hang_up()
+        self._redial()
+        return events, emptied
+
+    def send(self, effect: Send) -> Unroutable | None:
+        """Send at once or drop; there is no queue while there is no connection."""
+        raw = _encoded(effect)
+        self._redial()
+        try:
+            self._socket.send(raw, zmq.NOBLOCK)
+        except zmq.Again:
+            self.dropped += 1
+            return None
+        self.sent += 1
+        self.sent_bytes += len(raw)
+        return None
+
+    def take_facts(self) -> list[Fact]:
+        return []
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Hang up; last words have ``linger_ms`` to get out (``context.term`` waits for them)."""
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+            self._monitor.close(0)
+            self._socket.close(linger_ms)
+
+    # -- what the monitor says ----------------------------------------------------------------------
+
+    def _note(self, event: int, value: int, events: list[Event]) -> None:
+        if event == zmq.EVENT_CONNECTED:
+            self._dialled_at = monotonic()
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.connected = self._was_connected = True
+            self._refused, self._refusals = False, 0
+            events.append(Connected())
+        elif event == zmq.EVENT_DISCONNECTED:
+            if self.connected:
+                self.connected = False
+                events.append(Disconnected())
+        elif event == zmq.EVENT_CLOSED:
+            self._refusals = 0  # nobody listens there: a restart, not a refusal
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._refused = True
+            if value == 400:
+                events.append(Rejected(self._unknown_key()))
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL or (
+            event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._refused_for_long(value)
+        ):
+            self._refused = True
+            events.append(Rejected(self._wrong_place()))
+
+    def _refused_for_long(self, error: int) -> bool:
+        """A CURVE server only hangs up on a client with a wrong server key. So does a dying one."""
+        now = monotonic()
+        if error == errno.EAGAIN or now - self._dialled_at > QUICK_S:
+            self._refusals = 0
+            return False
+        if not self._refusals:
+            self._refused_since = now
+        self._refusals += 1
+        enough_s = REFUSED_AGAIN_S if self._was_connected else REFUSED_S
+        return self._refusals >= REFUSALS and now - self._refused_since >= enough_s
+
+    def _hang_up(self) -> None:
+        """After a failed handshake libzmq dials no more, or far too often."""
+        self._refused, self._refusals = False, 0
+        self._redial_at = monotonic() + REDIAL_S
+        try:
+            self._socket.disconnect(self.address)
+        except zmq.ZMQError:
+            pass  # it had given the address up already
+
+    def _redial(self) -> None:
+        if self._redial_at is not None and monotonic() >= self._redial_at:
+            self._redial_at = None
+            self._socket.connect(self.address)
+
+    def _unknown_key(self) -> str:
+        return (
+            f"the coordinator at {self.address} does not know this key ({(self._public_key or '')[:8]}...);"
+            " copy a fresh connection file from it"
+        )
+
+    def _wrong_place(self) -> str:
+        return (
+            f"the coordinator at {self.address} does not have the key our connection file names,"
+            " or is no Ganger coordinator; copy a fresh connection file from it, or correct the address"
+        )
+
+
+class _Gate:
+    """Answers libzmq's question whether a key may come in (ZAP, rfc.zeromq.org/spec/27); never raises."""
+
+    def __init__(self, context: Context, identity_of: IdentityOf, complaints: _Complaints) -> None:
+        self._identity_of = identity_of
+        self._complaints = complaints
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.linger = 0
+        try:
+            self.socket.bind(_ZAP_ADDRESS)
+        except zmq.ZMQError:
+            self.socket.close(0)
+            raise ConfigError("one ZeroMQ context serves one coordinator; give each its own") from None
+
+    def serve(self, limit: int = 256) -> None:
+        for _ in range(limit):
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if len(frames) < 4:
+                self._complaints.add("handshake_refused", "malformed question to the gate")
+                continue
+            status, text, user = self._judge(frames[2], frames[4:])
+            try:
+                self.socket.send_multipart(
+                    [frames[0], b"", b"1.0", frames[3], status, text, user, b""], zmq.NOBLOCK
+                )
+            except zmq.ZMQError:
+                pass  # the asking connection is gone
+
+    def _judge(self, version: bytes, question: list[bytes]) -> tuple[bytes, bytes, bytes]:
+        try:
+            reason, address, user = self._refusal(version, question)
+        except Exception as e:  # whatever it is, the gate has to answer and to live on
+            self._complaints.add("handshake_refused", f"the gate failed: {type(e).__name__}")
+            return b"500", b"internal error", b""
+        if reason:
+            self._complaints.add("handshake_refused", reason, address)
+            return b"400", b"refused", b""
+        return b"200", b"", user
+
+    def _refusal(self, version: bytes, question: list[bytes]) -> tuple[str, str, bytes]:
+        """Why this peer is refused (empty: it is not), its address, and its key."""
+        if version != b"1.0" or len(question) < 5:
+            return "malformed question to the gate", "", b""
+        domain, address, _, mechanism, key, *_ = question
+        where = address.decode("ascii", "replace")
+        if domain != _ZAP_DOMAIN or mechanism != b"CURVE" or len(key) != 32:
+            return "not CURVE", where, b""
+        user = z85.encode(key)
+        if self._identity_of(user.decode()) is None:
+            return "unknown key", f"{user[:8].decode()}... from {where}", b""
+        return "", where, user
+
+
+class _Complaints:
+    """Facts about refusals. The first of a reason at once, then one in five seconds that counts the rest."""
+
+    def __init__(self) -> None:
+        self.total = {"handshake_refused": 0, "unexpected": 0}
+        self._waiting: dict[tuple[str, str], tuple[int, str]] = {}
+        self._quiet_until: dict[tuple[str, str], float] = {}
+
+    def add(self, kind: str, reason: str, detail: str = "") -> None:
+        """``reason`` is one of a few texts; ``detail``, of which the last is kept, may be anything."""
+        self.total[kind] += 1
+        n, _ = self._waiting.get((kind, reason), (0, ""))
+        self._waiting[kind, reason] = n + 1, detail
+
+    def take(self) -> list[Fact]:
+        if not self._waiting:
+            return []
+        now, out = monotonic(), []
+        for key in [k for k in self._waiting if now >= self._quiet_until.get(k, now)]:
+            n, detail = self._waiting.pop(key)
+            kind, reason = key
+            out.append(fact(kind, n, reason=f"{reason} ({detail})" if detail else reason))
+            self._quiet_until[key] = now + QUIET_S
+        return out
+
+
+# ------------------------------------------------------------------------------------ messages
+
+
+def _event(route: bytes, identity: Identity, raw: memoryview, extra: int) -> Received | Garbled:
+    if extra:
+        return Garbled(route, identity, f"{1 + extra} frames instead of one")
+    try:
+        return Received(route, identity, *decode(raw))
+    except BadMessage as e:
+        return Garbled(route, identity, str(e))
+
+
+def _encoded(effect: Send) -> bytes:
+    raw = encode(effect.header, effect.message)
+    assert len(raw) <= MAX_MESSAGE_BYTES, f"{type(effect.message).__name__} of {len(raw)} bytes"
+    return raw
+
+
+def _rest(socket: Socket) -> int:
+    """Throw away the remaining frames of a message."""
+    n, more = 0, True
+    while more:
+        more = socket.recv(zmq.NOBLOCK, copy=False).more
+        n += 1
+    return n
+
+
+def _user_id(frame: zmq.Frame) -> str:
+    """The key the gate let in; empty if libzmq names none."""
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
+
+
+def _peer_address(frame: zmq.Frame) -> str:
+    try:
+        return f"from {frame.get('Peer-Address')}"
+    except zmq.ZMQError:
+        return ""
+
+
+# ------------------------------------------------------------------------------------ sockets
+
+
+def _tuned(socket: Socket) -> Socket:
+    """Limits every socket has: libzmq's defaults are off, infinite and silent."""
+    socket.linger = 0
+    socket.sndhwm = socket.rcvhwm = HWM
+    socket.maxmsgsize = MAX_MESSAGE_BYTES + ENVELOPE_BYTES
+    socket.handshake_ivl = HANDSHAKE_MS
+    socket.heartbeat_ivl = HEARTBEAT_MS
+    socket.heartbeat_timeout = SILENT_MS
+    socket.heartbeat_ttl = SILENT_MS
+    return socket
+
+
+def _router(context: Context) -> Socket:
+    socket = _tuned(context.socket(zmq.ROUTER))
+    socket.router_mandatory = True
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+    socket.backlog = BACKLOG
+    return socket
+
+
+def _watch(context: Context, socket: Socket, events: int) -> Socket:
+    """A monitor's reading end.
+
+    Without a bound on its queue: libzmq's own thread waits on a full one, and closing then waits for ever.
+    """
+    address = f"inproc://ganger-monitor-{next(_monitor_numbers)}"
+    socket.monitor(address, events)
+    ear = context.socket(zmq.PAIR)
+    ear.linger = 0
+    ear.rcvhwm = 0
+    ear.connect(address)
+    return ear
+
+
+def _heard(monitor: Socket, limit: int = 1_000) -> Iterator[tuple[int, int]]:
+    for _ in range(limit):
+        try:
+            head = monitor.recv_multipart(zmq.NOBLOCK)[0]
+        except zmq.Again:
+            return
+        event, value = _MONITOR_EVENT.unpack(head)
+        yield event, value
+
+
+def _refusal_words(event: int, value: int) -> str:
+    if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        if value == errno.EAGAIN:
+            return "the peer did not finish its handshake in time"
+        return f"the connection ended in the handshake: {os.strerror(value)}"
+    if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+        return "the peer does not speak CURVE"
+    if value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
+        return "the peer has another server key in its connection file"
+    return f"the peer does not speak our protocol (0x{value:x})"
+
+
+def _numeric(host: str, port: int) -> str:
+    """A numeric address to bind: libzmq binds no names."""
+    if host in ("*", ""):
+        return "0.0.0.0"
+    try:
+        found: list[Any] = net.getaddrinfo(host.strip("[]"), port, type=net.SOCK_STREAM)
+    except (net.gaierror, OverflowError) as e:
+        raise ConfigError(f"cannot listen on {host}:{port}: {e}") from None
+    found.sort(key=lambda entry: entry[0] != net.AF_INET)
+    return str(found[0][4][0])
+
+
+def _bind_words(error: int | None, host: str, port: int) -> str:
+    if error == errno.EADDRINUSE:
+        return (
+            f"port {port} on {host} is in use, perhaps by another coordinator;"
+            " choose another with --port, or 0 for any free one"
+        )
+    if error == errno.EACCES:
+        return f"port {port} on {host} needs privileges; choose one above 1023 with --port"
+    if error in (errno.EADDRNOTAVAIL, errno.ENODEV):
+        return f"{host} is no address of this machine; choose one with --host"
+    return f"cannot listen on {host}:{port}: {os.strerror(error or 0)}"
+
+
+def _check_ipc(path: str) -> None:
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+        raise ConfigError(
+            f"{path} is over the {UNIX_PATH_BYTES} bytes of a socket; choose a shorter directory"
+        )
+    directory = os.path.dirname(path) or "."
+    try:
+        found = os.stat(directory)
+    except OSError as e:
+        raise ConfigError(f"cannot listen on {path}: {e.strerror}") from None
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ConfigError(f"{directory} must belong to you alone; chmod 700 {directory}")

@@ -1,0 +1,647 @@
+"""The agent: takes assignments, has them run, hands results over. Rules of this file: pure; how is the pool's.
+
+It holds every attempt until the coordinator has acknowledged its result, over any number of links, and goes on
+working while the coordinator is away. It alone beats: a worker that hogs its interpreter never looks dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import blobs
+from cluster.actor import (
+    Connected,
+    Disconnected,
+    Drained,
+    Garbled,
+    Now,
+    Received,
+    Rejected,
+    Stalled,
+    Stop,
+    Turn,
+    WallClockJumped,
+)
+from cluster.config import BATCH_BYTES, INLINE_BYTES, MAX_BATCH, PROTOCOL, AgentLimits
+from cluster.facts import fact
+from cluster.jobs import BadSpec, Failure, Outcome, Spec
+from cluster.messages import (
+    Assign,
+    BlobRefused,
+    Bye,
+    Chunk,
+    Discard,
+    Fetch,
+    Finished,
+    Heartbeat,
+    Message,
+    NodeHello,
+    Pulse,
+    Refusal,
+    Retract,
+    Returned,
+    Started,
+    Taken,
+    Welcome,
+)
+from cluster.session import Dialer
+from node.attempts import Attempt, Attempts, Phase, Step
+from node.events import Done, Give, KillWorker, Recall, Recalled, Run, SpawnWorker, WorkerDone, WorkerGone, WorkerUp
+from node.slots import Slot, Slots
+
+MAX_SPECS = 2_000
+"""Opened specs kept for the next message that names them."""
+
+
+@dataclass(slots=True)
+class VitalsTaken:
+    """The host has measured this machine; plain numbers by name."""
+
+    vitals: dict[str, Any]
+
+
+@dataclass(slots=True)
+class LeaveWished:
+    """The agent shall stop: tell the coordinator, leave what runs."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """What an agent says of itself."""
+
+    session: bytes
+    name: str
+    incarnation: int
+    host: str
+    pid: int
+    python: str
+    version: str
+    slots: int
+    labels: dict[str, str]
+
+
+class Agent:
+    def __init__(self, me: Self, limits: AgentLimits | None = None) -> None:
+        self._me = me
+        self._limits = limits or AgentLimits()
+        self._dialer = Dialer(self._hello)
+        self._attempts = Attempts()
+        self._slots = Slots(me.slots)
+        self._specs: dict[bytes, Spec] = {}
+        self._shelf = blobs.Shelf(self._limits.cached_blobs, self._limits.cached_bytes)
+        self._outgoing = blobs.Outgoing()
+        self._incoming = blobs.Incoming(self._limits.max_blob_bytes)
+        self._stored: set[bytes] = set()
+        """Results that are blobs, and that the coordinator has said to hold."""
+        self._wanted: dict[bytes, tuple[int, list[Attempt]]] = {}
+        """Blobs asked of the coordinator, with their size and who waits."""
+        self._unsent: list[Attempt] = []
+        """Finished on this link's account, and not yet told."""
+        self._unacked: list[tuple[int, list[Attempt]]] = []
+        self._vitals: dict[str, Any] = {}
+        self._leaving: str | None = None
+        self._now = 0.0
+        self._turn = Turn()
+
+    # ------------------------------------------------------------------------------- the contract
+
+    def turn(self, events: Sequence[Any], now: Now) -> Turn:
+        self._turn = Turn()
+        self._now = now.mono
+        drained = False
+        for event in events:
+            match event:
+                case WorkerDone():
+                    self._worker_done(event)
+                case Received():
+                    self._received(event)
+                case WorkerUp():
+                    self._worker_up(event)
+                case WorkerGone():
+                    self._worker_gone(event)
+                case Recalled():
+                    self._recalled(event)
+                case blobs.ChunkWritten():
+                    self._chunk_written(event)
+                case blobs.ChunkRead():
+                    chunk = self._outgoing.chunk(event)
+                    if chunk is not None:
+                        self._send(chunk)
+                case blobs.BlobFailed():
+                    self._blob_failed(event.sha, event.reason)
+                case VitalsTaken():
+                    self._vitals = event.vitals
+                case Connected():
+                    self._do(*self._dialer.connected(now.mono))
+                case Disconnected():
+                    if self._dialer.up:
+                        self._fact("link_down", reason="the connection is closed")
+                    self._dialer.disconnected()
+                case Rejected():
+                    self._do(Stop(event.reason, error=True))
+                case LeaveWished():
+                    self._leaving = event.reason
+                case Stalled():
+                    self._stalled(event.seconds)
+                case WallClockJumped():
+                    self._fact("clock_jumped", seconds=event.seconds)
+                case Garbled():
+                    self._fact("garbled", reason=event.reason)
+                case Drained():
+                    drained = True
+        self._staff()
+        self._give()
+        self._tell_results()
+        self._do(*self._outgoing.duties())
+        if drained:
+            self._judge()
+        return self._turn
+
+    def deadline(self) -> float | None:
+        beat = self._dialer.deadline(self._dialer.times.heartbeat_s)
+        times = [] if beat is None else [beat]
+        for slot in self._slots:
+            if len(slot.given) > 1 and not slot.recalling:
+                times.append(slot.moved_at + self._limits.stuck_s)
+            elif slot.given and self._dialer.up and not self._told_started(slot):
+                times.append(slot.moved_at + self._limits.started_after_s)
+            elif not slot.pid and not slot.spawning:
+                times.append(slot.spawn_at)
+        return min(times, default=None)
+
+    # ------------------------------------------------------------------------------- small tools
+
+    def _do(self, *effects: Any) -> None:
+        self._turn.after_commit += effects
+
+    def _fact(self, kind: str, n: int = 1, **about: Any) -> None:
+        self._turn.facts.append(fact(kind, n, **about))
+
+    def _send(self, message: Message) -> None:
+        """While the link is down nothing is sent: the next hello puts things right."""
+        if self._dialer.up:
+            self._do(self._dialer.send(message, self._now))
+
+    def _hello(self) -> Message:
+        me = self._me
+        held = list(self._attempts)
+        return NodeHello(
+            PROTOCOL,
+            me.session,
+            me.version,
+            me.name,
+            me.incarnation,
+            me.host,
+            me.pid,
+            me.python,
+            me.slots,
+            me.labels,
+            [a.run.token for a in held],
+            [a.run.job for a in held],
+            [a.run.attempt for a in held],
+        )
+
+    # ------------------------------------------------------------------------------- messages
+
+    def _received(self, event: Received) -> None:
+        message, sends = self._dialer.receive(event.header, event.message, self._now)
+        self._do(*sends)
+        if message is None:
+            return
+        self._acknowledged()
+        match message:
+            case Assign():
+                self._assign(message)
+            case Pulse():
+                pass
+            case Welcome():
+                self._welcome(message)
+            case Retract():
+                self._retract(message.tokens)
+            case Discard():
+                self._discard(message.tokens, "the coordinator has given them to another, or to nobody")
+            case Chunk():
+                self._chunk(message)
+            case Taken():
+                if self._outgoing.taken(message):
+                    self._stored.add(message.sha)
+            case BlobRefused():
+                self._blob_failed(message.sha, message.reason)
+            case Refusal():
+                self._do(Stop(message.text, error=True))
+            case _:
+                self._fact("unexpected", reason=type(message).__name__)
+
+    def _welcome(self, message: Welcome) -> None:
+        self._fact("registered", epoch=message.epoch, link=self._dialer.link.number)
+        for _, attempts in self._unacked:
+            self._unsent += [a for a in attempts if a.phase is Phase.OWED]
+        self._unacked.clear()
+        self._stored.clear()
+        self._outgoing.restart()
+        for attempt in self._unsent:
+            self._upload(attempt)
+        for attempt in self._attempts:
+            attempt.retract_asked = False
+            attempt.told_started = False
+        for sha, (size, _) in self._wanted.items():
+            self._send(Fetch(sha, size))
+
+    def _acknowledged(self) -> None:
+        acked = self._dialer.link.acked
+        while self._unacked and self._unacked[0][0] <= acked:
+            for attempt in self._unacked.pop(0)[1]:
+                self._forget(attempt)
+
+    def _forget(self, attempt: Attempt) -> None:
+        """The attempt is over and nobody asks for it any more."""
+        if self._attempts.remove(attempt.run.token) is None:
+            return
+        if attempt.phase is not Phase.OWED:
+            self._release_inputs(attempt)
+        if attempt.done is not None and attempt.done.large is not None:
+            sha = attempt.done.large[0]
+            self._outgoing.drop(sha)
+            self._do(*self._shelf.release(sha))
+
+    # ------------------------------------------------------------------------------- assignments
+
+    def _assign(self, message: Assign) -> None:
+        for sha, data in message.code:
+            if sha not in self._shelf:
+                self._shelf.add(sha, len(data))
+                self._do(blobs.KeepBlob(sha, data))
+        large = {row: (sha, size) for row, sha, size in message.large} if message.large else {}
+        specs = [self._spec(raw) for raw in message.specs]
+        expected = [us / 1e6 for us in message.expected_us]
+        queue = self._attempts.queue
+        for row, (index, job, number, token, payload) in enumerate(
+            zip(message.spec_of, message.jobs, message.attempts, message.tokens, message.payloads, strict=True)
+        ):
+            if self._attempts.get(token) is not None:
+                continue
+            spec = specs[index] if index < len(specs) else "the assignment names a spec its message lacks"
+            if isinstance(spec, str):
+                attempt = Attempt(Run(token, job, number, _UNKNOWN, payload, None), 0.0)
+                self._attempts.add(attempt)
+                self._end(attempt, _failure(token, "JobRefused", spec))
+                continue
+            attempt = Attempt(Run(token, job, number, spec, payload, large.get(row)), expected[index])
+            self._attempts.add(attempt)
+            if spec.by_value or attempt.run.large is not None:
+                self._want_inputs(attempt)
+            if attempt.phase is Phase.QUEUED:
+                queue.append(attempt)
+
+    def _spec(self, raw: bytes) -> Spec | str:
+        spec = self._specs.get(raw)
+        if spec is None:
+            if len(self._specs) >= MAX_SPECS:
+                del self._specs[next(iter(self._specs))]
+            try:
+                spec = self._specs[raw] = Spec.decode(raw)
+            except BadSpec as e:
+                return f"the node cannot read the job's description: {e}"
+        return spec
+
+    def _inputs(self, attempt: Attempt) -> list[tuple[bytes, int]]:
+        spec, large = attempt.run.spec, attempt.run.large
+        out = [(spec.code, spec.code_size)] if spec.by_value else []
+        return out if large is None else [*out, large]
+
+    def _want_inputs(self, attempt: Attempt) -> None:
+        """Hold the attempt's blobs, and ask for those that are not here."""
+        for sha, size in self._inputs(attempt):
+            self._shelf.hold(sha)
+            if sha in self._shelf:
+                continue
+            attempt.phase = Phase.FETCHING
+            attempt.missing += 1
+            if sha in self._wanted:
+                self._wanted[sha][1].append(attempt)
+            else:
+                self._wanted[sha] = (size, [attempt])
+                self._send(Fetch(sha, size))
+
+    def _release_inputs(self, attempt: Attempt) -> None:
+        for sha, _ in self._inputs(attempt):
+            self._do(*self._shelf.release(sha))
+
+    def _arrived(self, sha: bytes, size: int) -> None:
+        self._shelf.add(sha, size)
+        for attempt in self._wanted.pop(sha, (0, []))[1]:
+            attempt.missing -= 1
+            if attempt.phase is Phase.FETCHING and not attempt.missing and not attempt.discarded:
+                attempt.step(Step.ARRIVED)
+                self._attempts.queue.append(attempt)
+
+    def _chunk(self, chunk: Chunk) -> None:
+        if chunk.sha not in self._wanted:
+            return
+        answer = self._incoming.take(chunk, have=False)
+        if isinstance(answer, blobs.WriteChunk):
+            self._do(answer)
+        elif isinstance(answer, BlobRefused):
+            self._blob_failed(chunk.sha, answer.reason)
+        elif answer is not None:
+            self._send(answer)
+
+    def _chunk_written(self, event: blobs.ChunkWritten) -> None:
+        word = self._incoming.written(event)
+        if word is None:
+            return
+        taken, whole = word
+        self._send(taken)
+        if whole:
+            self._arrived(event.sha, event.through)
+
+    def _blob_failed(self, sha: bytes, reason: str) -> None:
+        """A blob cannot be had, or not be handed over: only the attempts that need it fail."""
+        self._fact("blob_failed", sha=sha.hex()[:12], reason=reason)
+        self._incoming.drop(sha)
+        for attempt in self._wanted.pop(sha, (0, []))[1]:
+            if attempt.phase is Phase.FETCHING:
+                self._end(attempt, _failure(attempt.run.token, "JobLost", f"its payload could not be had: {reason}"))
+        if sha in self._outgoing:
+            self._outgoing.drop(sha)
+            for attempt in self._unsent:
+                done = attempt.done
+                if done is not None and done.large is not None and done.large[0] == sha:
+                    text = f"its result could not be handed over: {reason}"
+                    attempt.done = _failure(done.token, "JobLost", text)
+                    self._do(*self._shelf.release(sha))
+
+    # ------------------------------------------------------------------------------- workers
+
+    def _staff(self) -> None:
+        for slot in self._slots:
+            if not slot.pid and not slot.spawning and self._now >= slot.spawn_at:
+                slot.spawning = True
+                self._do(SpawnWorker(slot.number))
+
+    def _worker_up(self, event: WorkerUp) -> None:
+        slot = self._slots[event.slot]
+        slot.pid, slot.spawning, slot.failures = event.pid, False, 0
+        self._fact("worker_started", pid=event.pid, slot=event.slot)
+
+    def _give(self) -> None:
+        """Deal waiting attempts round the workers that have room, the emptiest first."""
+        queue = self._attempts.queue
+        if not queue:
+            return
+        runs: dict[int, list[Run]] = {}
+        while queue:
+            attempt = queue[0]
+            if attempt.phase is not Phase.QUEUED or attempt.discarded:
+                queue.popleft()
+                continue
+            slot = self._emptiest(attempt.expected_s)
+            if slot is None:
+                break
+            queue.popleft()
+            attempt.step(Step.GIVEN)
+            attempt.slot = slot.number
+            slot.give(attempt.run.token, attempt.expected_s, self._now)
+            runs.setdefault(slot.number, []).append(attempt.run)
+        for number, given in runs.items():
+            self._do(Give(number, given))
+
+    def _emptiest(self, expected_s: float) -> Slot | None:
+        best: Slot | None = None
+        for slot in self._slots:
+            if slot.room(expected_s, self._limits) and (best is None or len(slot.given) < len(best.given)):
+                best = slot
+                if not slot.given:
+                    break
+        return best
+
+    def _worker_done(self, event: WorkerDone) -> None:
+        slot = self._slots[event.slot]
+        slot.moved_at = self._now
+        for done in event.rows:
+            slot.take(done.token)
+            attempt = self._attempts.get(done.token)
+            if attempt is None or attempt.phase is not Phase.GIVEN:
+                continue
+            attempt.pid = event.pid
+            self._end(attempt, done)
+
+    def _end(self, attempt: Attempt, done: Done) -> None:
+        """The attempt has its outcome; it is owed to the coordinator from here on."""
+        if done.large is not None:
+            self._shelf.add(*done.large)
+            self._shelf.hold(done.large[0])
+        attempt.done = done
+        attempt.step(Step.ENDED)
+        if attempt.run.spec.by_value or attempt.run.large is not None:
+            self._release_inputs(attempt)
+        if attempt.discarded:
+            self._forget(attempt)
+            return
+        self._unsent.append(attempt)
+        self._upload(attempt)
+
+    def _worker_gone(self, event: WorkerGone) -> None:
+        slot = self._slots[event.slot]
+        self._fact("worker_died", pid=event.pid, slot=event.slot, cause=event.cause)
+        if slot.spawning:
+            slot.failures += 1
+            slot.spawn_at = self._now + min(30.0, self._limits.spawn_retry_s * 2 ** min(slot.failures - 1, 8))
+        slot.pid, slot.spawning, slot.recalling = 0, False, False
+        unread = []
+        for token in list(slot.given):
+            attempt = self._attempts.get(token)
+            if attempt is None or attempt.phase is not Phase.GIVEN:
+                continue
+            if token == event.suspect:
+                attempt.pid = event.pid
+                self._end(
+                    attempt, _failure(token, "WorkerCrashed", f"the worker process died under the job: {event.cause}")
+                )
+            else:
+                unread.append(attempt)
+        slot.clear()
+        self._take_back(unread)
+
+    def _recalled(self, event: Recalled) -> None:
+        slot = self._slots[event.slot]
+        slot.recalling = False
+        back = []
+        for token in event.tokens:
+            slot.take(token)
+            attempt = self._attempts.get(token)
+            if attempt is not None and attempt.phase is Phase.GIVEN:
+                attempt.expected_s = 0.0  # the figure was wrong here: one at a time from now on
+                back.append(attempt)
+        self._take_back(back)
+        kept = []
+        for token in slot.given:
+            attempt = self._attempts.get(token)
+            if attempt is None:
+                continue
+            if attempt.discarded:
+                self._do(KillWorker(slot.number))
+            elif attempt.retract_asked:
+                attempt.retract_asked = False
+                kept.append(token)
+        if kept:
+            self._send(Returned([], kept))
+
+    def _take_back(self, attempts: list[Attempt]) -> None:
+        """Unread attempts wait again, but for those that are not wanted here any more."""
+        stay, returned = [], []
+        for attempt in attempts:
+            if attempt.discarded:
+                self._forget(attempt)
+            elif attempt.retract_asked and self._dialer.up:
+                returned.append(attempt)
+            else:
+                stay.append(attempt)
+        self._attempts.requeue(stay)
+        self._return(returned)
+
+    def _return(self, attempts: list[Attempt]) -> None:
+        if attempts:
+            for attempt in attempts:
+                attempt.discarded = True  # a queue may still name it
+                self._forget(attempt)
+            self._send(Returned([a.run.token for a in attempts], []))
+
+    def _recall(self, slot: Slot) -> None:
+        if not slot.recalling:
+            slot.recalling = True
+            self._do(Recall(slot.number))
+
+    # ------------------------------------------------------------------------------- taking back
+
+    def _retract(self, tokens: list[int]) -> None:
+        back, kept = [], []
+        for token in tokens:
+            attempt = self._attempts.get(token)
+            if attempt is None or attempt.phase is Phase.OWED:
+                kept.append(token)
+            elif attempt.phase is Phase.GIVEN:
+                attempt.retract_asked = True
+                self._recall(self._slots[attempt.slot])
+            else:
+                back.append(attempt)
+        self._return(back)
+        if kept:
+            self._send(Returned([], kept))
+
+    def _discard(self, tokens: list[int], reason: str) -> None:
+        count = 0
+        for token in tokens:
+            attempt = self._attempts.get(token)
+            if attempt is None:
+                continue
+            count += 1
+            attempt.discarded = True
+            if attempt.phase is Phase.GIVEN:
+                self._recall(self._slots[attempt.slot])
+            else:
+                self._forget(attempt)
+        self._unsent = [a for a in self._unsent if not a.discarded]
+        if count:
+            self._fact("assignments_discarded", count, reason=reason)
+
+    # ------------------------------------------------------------------------------- results
+
+    def _upload(self, attempt: Attempt) -> None:
+        if attempt.done is not None and attempt.done.large is not None:
+            self._stored.discard(attempt.done.large[0])
+            self._outgoing.send(*attempt.done.large)
+
+    def _tell_results(self) -> None:
+        """Messages for all results that can go: the large ones once their bytes have arrived."""
+        if not self._unsent or not self._dialer.up:
+            return
+        waiting = []
+        ready: list[Attempt] = []
+        size = 0
+        named: set[bytes] = set()
+        for attempt in self._unsent:
+            done = attempt.done
+            assert done is not None
+            if done.large is not None and (done.large[0] not in self._stored or done.large[0] in named):
+                waiting.append(attempt)
+                continue
+            if done.large is not None:
+                named.add(done.large[0])
+            ready.append(attempt)
+            size += len(done.payload)
+            if size >= BATCH_BYTES or len(ready) >= MAX_BATCH:
+                self._finished(ready)
+                ready, size = [], 0
+        if ready:
+            self._finished(ready)
+        self._unsent = waiting
+        for attempt in waiting:
+            # A blob is kept for the result that names it; for others of the same bytes it is offered again.
+            if attempt.done is not None and attempt.done.large is not None and attempt.done.large[0] in named:
+                self._upload(attempt)
+        self._stored -= named
+
+    def _finished(self, attempts: list[Attempt]) -> None:
+        tokens, outcomes, payloads, large, run_us, workers = [], [], [], [], [], []
+        for row, attempt in enumerate(attempts):
+            done = attempt.done
+            assert done is not None
+            tokens.append(done.token)
+            outcomes.append(int(done.outcome))
+            payloads.append(done.payload)
+            if done.large is not None:
+                large.append([row, *done.large])
+            run_us.append(done.run_us)
+            workers.append(attempt.pid)
+        self._send(Finished(tokens, outcomes, payloads, large, run_us, workers))
+        self._unacked.append((self._dialer.link.sent, attempts))
+        self._fact("jobs_run", len(attempts), outcome="finished")
+
+    # ------------------------------------------------------------------------------- time
+
+    def _stalled(self, seconds: float) -> None:
+        self._fact("stalled", seconds=seconds)
+        self._dialer.stalled(seconds)
+        for slot in self._slots:
+            slot.moved_at += seconds
+
+    def _told_started(self, slot: Slot) -> bool:
+        attempt = self._attempts.get(next(iter(slot.given)))
+        return attempt is None or attempt.told_started
+
+    def _judge(self) -> None:
+        started = []
+        for slot in self._slots:
+            if not slot.given:
+                continue
+            quiet = self._now - slot.moved_at
+            if len(slot.given) > 1 and quiet >= self._limits.stuck_s:
+                self._recall(slot)
+            if quiet >= self._limits.started_after_s and not self._told_started(slot):
+                token = next(iter(slot.given))
+                attempt = self._attempts.get(token)
+                if attempt is not None and self._dialer.up:
+                    attempt.told_started = True
+                    started.append(token)
+        if started:
+            self._send(Started(started))
+        if self._leaving is not None:
+            self._send(Bye(self._leaving))
+            self._do(Stop(self._leaving))
+            return
+        self._do(*self._dialer.due(self._now, lambda: Heartbeat(self._vitals), self._dialer.times.heartbeat_s))
+
+
+_UNKNOWN = Spec("unknown", False, b"")
+
+
+def _failure(token: int, kind: str, text: str) -> Done:
+    return Done(token, Outcome.FAILED, Failure(kind, text).encode(), None, 0)
+
+
+assert INLINE_BYTES < BATCH_BYTES

@@ -1,0 +1,76 @@
+"""The agent's slots and how much each worker has in its pipe. Rules of this file: a pure book and its policy.
+
+A worker gets a little more than it runs, if the work is short, so that it never waits for the agent. What lies
+in a pipe can be taken back unread, so giving costs nothing but the taking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cluster.config import AgentLimits
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    number: int
+    pid: int = 0
+    """Of its worker; 0 while there is none ready."""
+    spawning: bool = False
+    given: dict[int, float] = field(default_factory=dict)
+    """Tokens in its pipe or running, in order, with their expected run time."""
+    expected_s: float = 0.0
+    """Sum of ``given``."""
+    moved_at: float = 0.0
+    """When it last was given something while idle, or answered."""
+    recalling: bool = False
+    failures: int = 0
+    """Starts that failed in a row."""
+    spawn_at: float = 0.0
+
+    @property
+    def ready(self) -> bool:
+        return self.pid != 0
+
+    def room(self, expected_s: float, limits: AgentLimits) -> bool:
+        """Whether one more attempt of that expected time (0: unknown) should be given."""
+        if not self.ready or self.recalling:
+            return False
+        if not self.given:
+            return True
+        if not expected_s or len(self.given) >= limits.give_max:
+            return False
+        return all(self.given.values()) and self.expected_s + expected_s <= limits.give_s
+
+    def give(self, token: int, expected_s: float, now: float) -> None:
+        if not self.given:
+            self.moved_at = now
+        self.given[token] = expected_s
+        self.expected_s += expected_s
+
+    def take(self, token: int) -> None:
+        expected_s = self.given.pop(token, 0.0)
+        self.expected_s = max(0.0, self.expected_s - expected_s) if self.given else 0.0
+
+    def clear(self) -> None:
+        self.given.clear()
+        self.expected_s = 0.0
+
+
+class Slots:
+    def __init__(self, count: int) -> None:
+        self._slots = [Slot(i) for i in range(count)]
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getitem__(self, number: int) -> Slot:
+        return self._slots[number]
+
+    @property
+    def busy(self) -> int:
+        return sum(1 for s in self._slots if s.given)

@@ -1,0 +1,287 @@
+"""Runs user code, one attempt after another. Rules of this file: a program of its own, started by path.
+
+The pool of the agent starts it with one end of a socket pair that keeps packets apart. Each packet is one
+attempt; its result is written before the next is read, so a death has one suspect and loses no finished
+work. A shared page tells which attempt is in which phase, to whoever looks after a death.
+
+In here ``__main__`` is an empty module for the user, and our ``node`` and ``scheduler`` cannot be found: a
+user's own ``node.py`` is theirs. So nothing is imported but the standard library, msgpack and ``cluster``.
+
+In comes (token, job, attempt, by value, code, name, payload, SHA-256 of the payload's blob or empty); out
+goes (token, outcome, payload, (SHA-256, size) of the result's blob or None, run_us). Token 0 says "ready".
+"""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import faulthandler
+import importlib.machinery
+import io
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from typing import Any, NamedTuple, NoReturn
+
+import msgpack
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_ROOT = os.path.dirname(_HERE)
+if __name__ == "__main__":  # ours, whatever else is called so
+    sys.path.insert(0, _ROOT)
+
+from cluster import errors, payload  # noqa: E402
+from cluster.jobs import Failure, Outcome  # noqa: E402
+
+if __name__ == "__main__":
+    sys.path.remove(_ROOT)
+
+MAX_PACKET = 384 * 1024
+"""No packet reaches this: two inline payloads, and names. It passes with the usual limit on socket buffers."""
+
+PAGE = struct.Struct("<QQd")
+"""The shared page: token, phase, and the monotonic moment (s) at which the phase began."""
+IDLE, LOADING, USER_CODE, ANSWERING = range(4)
+"""From ``USER_CODE`` on, the user's function has begun."""
+
+_CACHED_FUNCTIONS = 256
+_PR_SET_PDEATHSIG = 1
+
+Answer = tuple[int, bytes, tuple[bytes, int] | None]
+
+
+class Start(NamedTuple):
+    """What the pool tells a worker on its command line, in this order."""
+
+    socket_fd: int
+    page_fd: int
+    stderr_fd: int
+    """Takes the place of the standard error that collected complaints about the start."""
+    parent: int
+    max_blob_bytes: int
+    blob_dir: str
+    node: str
+
+    def argv(self) -> list[str]:
+        return [str(field) for field in self]
+
+    @staticmethod
+    def from_argv(argv: Sequence[str]) -> Start:
+        a, b, c, d, e, blob_dir, node = argv
+        return Start(int(a), int(b), int(c), int(d), int(e), blob_dir, node)
+
+
+def part_path(blob_dir: str, pid: int) -> str:
+    """Where a worker writes a large result before it gets its name; removed after its death."""
+    return os.path.join(blob_dir, f"worker-{pid}.part")
+
+
+class Worker:
+    def __init__(self, pipe: socket.socket, page: mmap.mmap, start: Start) -> None:
+        self._pipe = pipe
+        self._page = page
+        self._node = start.node
+        self._blob_dir = start.blob_dir
+        self._max_blob_bytes = start.max_blob_bytes
+        self._pid = os.getpid()
+        self._functions: OrderedDict[tuple[bool, bytes], Callable[..., Any]] = OrderedDict()
+        self._in_user_code = False
+        self._hidden = {Worker._run.__code__.co_filename, payload.__file__}
+        """Files whose frames the user need not see at the top of a traceback."""
+
+    def serve(self) -> None:
+        """Until the agent is gone."""
+        pipe, packb, unpackb, clock = self._pipe, msgpack.packb, msgpack.unpackb, time.perf_counter_ns
+        buffer = bytearray(MAX_PACKET)  # receiving into new bytes would cost five times the rest
+        view = memoryview(buffer)
+        pipe.send(packb((0, 0, b"", None, 0)))
+        while size := pipe.recv_into(buffer):
+            began = clock()
+            token, _job, _attempt, by_value, code, _name, arguments, sha = unpackb(view[:size])
+            outcome, result, large = self._run(token, by_value, code, arguments, sha)
+            pipe.send(packb((token, outcome, result, large, (clock() - began) // 1000)))
+            self._note(token, IDLE)
+
+    def interrupted(self, signum: int, frame: types.FrameType | None) -> None:
+        """SIGINT is for user code alone; it must not end the loop."""
+        if self._in_user_code:
+            raise KeyboardInterrupt
+
+    def _note(self, token: int, phase: int) -> None:
+        PAGE.pack_into(self._page, 0, token, phase, time.monotonic())
+
+    def _run(self, token: int, by_value: bool, code: bytes, arguments: bytes, sha: bytes) -> Answer:
+        self._note(token, LOADING)
+        try:
+            fn = self._function(by_value, code)
+            args, kwargs = payload.unpack_call(self._mapped(sha) if sha else arguments, self._node)
+        except BaseException as e:  # what is being loaded is user code too
+            return self._failed(e, ours=True)
+        try:
+            self._note(token, USER_CODE)
+            self._in_user_code = True
+            value = fn(*args, **kwargs)
+            if type(value) is types.CoroutineType:
+                value = self._finish(value)
+            self._in_user_code = False
+        except BaseException as e:
+            self._in_user_code = False
+            self._note(token, ANSWERING)
+            return self._failed(e, ours=False)
+        self._note(token, ANSWERING)
+        if os.getpid() != self._pid:
+            _leave(None)
+        _flush()
+        try:
+            packed = payload.pack_result(value, max_bytes=self._max_blob_bytes)
+            if isinstance(packed, bytes):
+                return Outcome.SUCCEEDED, packed, None
+            return Outcome.SUCCEEDED, b"", self._stored(packed)
+        except BaseException as e:
+            return self._failed(e, ours=True)
+
+    def _failed(self, exc: BaseException, ours: bool) -> Answer:
+        """``ours``: raised around the user's function, not by it."""
+        if os.getpid() != self._pid:
+            _leave(exc)
+        _flush()
+        if ours and isinstance(exc, errors.JobError):
+            failure = payload.pack_error(exc)
+        elif ours and isinstance(exc, OSError):  # a blob's file; not to be taken for an error of the job
+            failure = Failure("OSError", f"on node {self._node}: {exc}", "", ("OSError", "Exception"))
+        else:
+            failure = payload.pack_failure(exc, self._hidden)
+        return Outcome.FAILED, failure.encode(), None
+
+    def _function(self, by_value: bool, code: bytes) -> Callable[..., Any]:
+        key = by_value, code
+        fn = self._functions.get(key)
+        if fn is not None:
+            self._functions.move_to_end(key)
+            return fn
+        pickled = code
+        if by_value:
+            with open(self._blob_path(code), "rb") as file:
+                pickled = file.read()
+        fn = payload.load_function(pickled, self._node)
+        if len(self._functions) >= _CACHED_FUNCTIONS:
+            self._functions.popitem(last=False)
+        self._functions[key] = fn
+        return fn
+
+    def _finish(self, coroutine: types.CoroutineType[Any, Any, Any]) -> Any:
+        import asyncio
+
+        self._hidden |= {asyncio.runners.__file__, asyncio.base_events.__file__}
+        return asyncio.run(coroutine)
+
+    def _blob_path(self, sha: bytes) -> str:
+        return os.path.join(self._blob_dir, sha.hex())
+
+    def _mapped(self, sha: bytes) -> mmap.mmap:
+        """A private view: arrays in it can be written to, and only pages that are written to are copied."""
+        with open(self._blob_path(sha), "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def _stored(self, large: payload.LargePayload) -> tuple[bytes, int]:
+        part = part_path(self._blob_dir, self._pid)
+        try:
+            with open(part, "wb", buffering=0) as file:
+                for piece in large.parts:
+                    rest = memoryview(piece)
+                    while rest:
+                        rest = rest[file.write(rest) :]
+            os.replace(part, self._blob_path(large.sha))
+        except OSError:
+            if os.path.exists(part):
+                os.unlink(part)
+            raise
+        return large.sha, large.size
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except Exception:  # user code may have closed it, or put anything in its place
+        pass
+
+
+def _leave(exc: BaseException | None) -> NoReturn:
+    """End of a child that user code forked and that came back: the loop is its parent's, not its own."""
+    code = 0
+    try:
+        if isinstance(exc, SystemExit):
+            code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+        elif exc is not None:
+            sys.excepthook(type(exc), exc, exc.__traceback__)
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF)
+
+
+class _NotOurs(MetaPathFinder):
+    """Finds ``node`` and ``scheduler`` of the user, past ours."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in ("node", "scheduler"):
+            return None
+        for entry in sys.path:
+            spec = importlib.machinery.PathFinder.find_spec(fullname, [entry])
+            if spec is not None and spec.origin != os.path.join(_ROOT, fullname, "__init__.py"):
+                return spec
+        raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
+def _clear_the_stage() -> None:
+    """Leave the user a ``__main__``, an ``argv`` and names that are not ours."""
+    ours = sys.modules["__main__"]
+    ours.__name__ = "__ganger_worker__"
+    sys.modules["__ganger_worker__"] = ours
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = main
+    sys.argv = [""]
+    sys.meta_path.insert(0, _NotOurs())
+
+
+def _tie_to(parent: int) -> None:
+    """Die with the process that started this one; if it is dead already, at once."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(argv: Sequence[str]) -> None:
+    start = Start.from_argv(argv)
+    _tie_to(start.parent)
+    os.set_inheritable(start.socket_fd, False)  # programs that user code runs have no part in it
+    os.set_inheritable(start.page_fd, False)
+    page = mmap.mmap(start.page_fd, mmap.PAGESIZE)
+    pipe = socket.socket(fileno=start.socket_fd)
+    worker = Worker(pipe, page, start)
+    _clear_the_stage()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what a job printed is not lost with its worker
+    signal.signal(signal.SIGINT, worker.interrupted)
+    if complaints := os.pread(2, 1 << 16, 0):
+        os.write(start.stderr_fd, complaints)
+    os.dup2(start.stderr_fd, 2)
+    os.close(start.stderr_fd)
+    faulthandler.enable()
+    worker.serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

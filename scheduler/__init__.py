@@ -1,0 +1,1 @@
+"""The coordinator: holds the queue and the schedule, places jobs on nodes, keeps outcomes."""

@@ -1,0 +1,9 @@
+"""``python -m scheduler`` is ``cluster coordinator``."""
+
+import sys
+
+from cluster.cli import main
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["coordinator"]
+    main()

@@ -1,0 +1,979 @@
+"""The coordinator: one method per event, delegating to its books. Rules of this file: pure; no policy of its own.
+
+A turn takes all events in, then settles once: places ready jobs, writes one message per peer, answers who
+showed himself. What silence decides is judged only when the host found every socket empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster import blobs
+from cluster.actor import (
+    Drained,
+    Garbled,
+    Header,
+    Now,
+    Received,
+    Send,
+    Stalled,
+    Turn,
+    Unroutable,
+    WallClockJumped,
+)
+from cluster.config import BATCH_BYTES, MAX_BATCH, PROTOCOL, CoordinatorLimits, Times
+from cluster.facts import fact
+from cluster.ids import SESSION_BYTES, counter_of, first_token, job_id, session_of
+from cluster.jobs import BadSpec, Failure, Outcome
+from cluster.messages import (
+    Accepted,
+    Answer,
+    Ask,
+    Assign,
+    BlobRefused,
+    Bye,
+    Cancel,
+    Chunk,
+    ClientHello,
+    Discard,
+    Fetch,
+    Finished,
+    Heartbeat,
+    Message,
+    NodeHello,
+    NotCancelled,
+    Pulse,
+    Refusal,
+    Resync,
+    Retract,
+    Returned,
+    Started,
+    Submit,
+    Taken,
+    Welcome,
+)
+from cluster.session import Link, Verdict
+from scheduler.clients import Client, Clients, Owed
+from scheduler.exchange import Exchange
+from scheduler.functions import Functions, Record
+from scheduler.lifecycle import Cause, Job, State, move
+from scheduler.peers import Peer
+from scheduler.placement import Chance, choose, prefill
+from scheduler.ready_queue import ReadyQueue
+from scheduler.retries import after_lost_node
+from scheduler.roster import Node, Roster
+
+STUCK_S = 0.05
+"""Work lying ready on a node so long without a result there is asked back, if another node is idle."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Assignments of one turn for one node."""
+
+    specs: dict[int, int] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+    spec_of: list[int] = field(default_factory=list)
+    bytes: int = 0
+
+    def add(self, job: Job) -> None:
+        record = job.record
+        index = self.specs.get(id(record))
+        if index is None:
+            index = self.specs[id(record)] = len(self.records)
+            self.records.append(record)
+            self.bytes += len(record.raw) + len(record.code)
+        self.spec_of.append(index)
+        self.jobs.append(job)
+        self.bytes += len(job.payload)
+
+    @property
+    def full(self) -> bool:
+        return self.bytes >= BATCH_BYTES or len(self.jobs) >= MAX_BATCH
+
+
+class Coordinator:
+    """``epoch`` is this life's number; ``chance`` feeds placement."""
+
+    def __init__(
+        self,
+        epoch: int,
+        cluster_id: str,
+        version: str,
+        chance: Chance,
+        times: Times | None = None,
+        limits: CoordinatorLimits | None = None,
+    ) -> None:
+        self.epoch = epoch
+        self._cluster_id = cluster_id
+        self._version = version
+        self._chance = chance
+        self._times = times or Times()
+        self._limits = limits or CoordinatorLimits()
+        self._functions = Functions()
+        self._ready = ReadyQueue()
+        self._clients = Clients()
+        self._roster = Roster()
+        self._exchange = Exchange()
+        self._routes: dict[bytes, Peer] = {}
+        self._token = first_token(epoch)
+        self._rank = 0
+        self._unfinished = 0
+        self._held_bytes = 0
+        self._finished = dict.fromkeys(Outcome, 0)
+        self._discarded = 0
+        self._born: float | None = None
+        self._turn = Turn()
+        self._now = 0.0
+        self._active: dict[int, Peer] = {}
+        """Peers to look after at the end of this turn."""
+        self._ending: dict[str, int] = {}
+        self._judge_at = 0.0
+
+    # ------------------------------------------------------------------------------- the contract
+
+    def turn(self, events: Sequence[Any], now: Now) -> Turn:
+        self._turn = Turn()
+        self._now = now.mono
+        if self._born is None:
+            self._born = now.mono
+        drained = False
+        garbled: dict[str, int] = {}
+        for event in events:
+            match event:
+                case Received():
+                    self._received(event)
+                case blobs.ChunkWritten():
+                    self._tell(self._exchange.written(event))
+                case blobs.ChunkRead():
+                    self._tell(self._exchange.read(event))
+                case blobs.BlobFailed():
+                    self._fact("blob_failed", sha=event.sha.hex()[:12], reason=event.reason)
+                    self._tell(self._exchange.failed(event))
+                case Unroutable():
+                    self._unroutable(event.route)
+                case Garbled():
+                    garbled[event.reason] = garbled.get(event.reason, 0) + 1
+                case Stalled():
+                    self._stalled(event.seconds)
+                case WallClockJumped():
+                    self._fact("clock_jumped", seconds=event.seconds)
+                case Drained():
+                    drained = True
+        for reason, n in garbled.items():
+            self._fact("garbled", n, reason=reason)
+        self._place()
+        if drained and now.mono >= self._judge_at:
+            self._judge()
+        self._settle()
+        return self._turn
+
+    def deadline(self) -> float | None:
+        times = [self._judge_at]
+        for peer in self._active.values():
+            due = peer.link.ack_due()
+            if due is not None:
+                times.append(due)
+        return min(times)
+
+    # ------------------------------------------------------------------------------- small tools
+
+    def _fact(self, kind: str, n: int = 1, **about: Any) -> None:
+        self._turn.facts.append(fact(kind, n, **about))
+
+    def _send(self, peer: Peer, message: Message) -> None:
+        """To a peer whose link stands; to another, nothing: its next hello puts things right."""
+        if peer.reachable:
+            self._turn.after_commit.append(peer.stamp(message, self._now))
+
+    def _tell(self, words: Iterable[tuple[Peer, Message]]) -> None:
+        for peer, message in words:
+            self._active[id(peer)] = peer
+            self._send(peer, message)
+
+    def _reply(self, event: Received, message: Message) -> None:
+        """An unnumbered answer to someone who is no peer (yet)."""
+        self._turn.after_commit.append(Send(event.route, Header(event.header.link, 0, 0), message))
+
+    # ------------------------------------------------------------------------------- receiving
+
+    def _received(self, event: Received) -> None:
+        message = event.message
+        if isinstance(message, ClientHello):
+            self._client_hello(event, message)
+            return
+        if isinstance(message, NodeHello):
+            self._node_hello(event, message)
+            return
+        peer = self._routes.get(event.route)
+        if peer is None or peer.identity.key != event.identity.key:
+            self._reply(event, Resync("not known here"))
+            return
+        verdict = peer.link.take(event.header, message, self._now)
+        if verdict is Verdict.GAP:
+            if peer.resync_asked != peer.link.number:
+                peer.resync_asked = peer.link.number
+                self._fact("resync", peer=_name(peer), reason="messages were lost on the way")
+                self._turn.after_commit.append(peer.plain(Resync("messages were lost on the way")))
+            return
+        if verdict is not Verdict.NEXT:
+            return
+        self._heard(peer)
+        if isinstance(peer, Client):
+            self._from_client(peer, message)
+        else:
+            assert isinstance(peer, Node)
+            self._from_node(peer, message)
+
+    def _heard(self, peer: Peer) -> None:
+        peer.heard_at = self._now
+        peer.reachable = True
+        if peer.unacked_since is not None:
+            peer.acknowledged(self._now)
+        self._active[id(peer)] = peer
+        if peer.suspect:
+            peer.suspect = False
+            if isinstance(peer, Node):
+                self._fact("node_back", node=peer.name)
+
+    def _from_client(self, client: Client, message: Message) -> None:
+        client.acknowledge()
+        match message:
+            case Submit():
+                self._submit(client, message)
+            case Pulse():
+                client.pulse_owed = True
+            case Cancel():
+                self._cancel(client, message.jobs)
+            case Ask():
+                self._ask(client, message)
+            case Bye():
+                self._client_left(client)
+            case Taken():
+                self._client_took(client, message)
+            case _:
+                self._common(client, message)
+
+    def _from_node(self, node: Node, message: Message) -> None:
+        match message:
+            case Finished():
+                self._results(node, message)
+            case Heartbeat():
+                node.vitals = message.vitals
+                node.pulse_owed = True
+            case Pulse():
+                pass
+            case Started():
+                self._started(node, message.tokens)
+            case Returned():
+                self._returned(node, message)
+            case Bye():
+                self._node_gone(node, "left", counted=False)
+                self._fact("node_left", node=node.name)
+            case Taken():
+                node.outgoing.taken(message)
+            case _:
+                self._common(node, message)
+
+    def _common(self, peer: Peer, message: Message) -> None:
+        """What either kind may say."""
+        answer: Message | None = None
+        match message:
+            case Chunk():
+                answer = self._exchange.chunk(peer, message)
+            case Fetch():
+                answer = self._fetch(peer, message)
+            case BlobRefused():
+                peer.outgoing.drop(message.sha)
+                self._fact("blob_failed", sha=message.sha.hex()[:12], reason=message.reason)
+            case _:
+                self._fact("unexpected", reason=f"{type(message).__name__} from {_name(peer)}")
+        if answer is not None:
+            self._send(peer, answer)
+
+    def _fetch(self, peer: Peer, message: Fetch) -> Message | None:
+        code = None if message.sha in self._exchange else self._functions.code(message.sha)
+        if code is not None:
+            return Chunk(message.sha, len(code), 0, code)
+        return self._exchange.fetch(peer, message)
+
+    # ------------------------------------------------------------------------------- joining
+
+    def _refuse(self, event: Received, code: str, text: str) -> None:
+        self._fact("peer_refused", reason=text)
+        self._reply(event, Refusal(code, text))
+
+    def _fit_to_join(self, event: Received, role: str, protocol: int, version: str, session: bytes) -> bool:
+        if protocol != PROTOCOL:
+            self._refuse(
+                event,
+                "version",
+                f"this coordinator (ganger {self._version}) speaks protocol {PROTOCOL}, the {role} "
+                f"(ganger {version}) speaks {protocol}: install the same version on both sides",
+            )
+        elif event.identity.role not in (role, "owner"):
+            self._refuse(
+                event,
+                "role",
+                f"the key {event.identity.owner!r} is for a {event.identity.role}, not for a {role}: "
+                f"use the connection file {role}.json",
+            )
+        elif len(session) != SESSION_BYTES:
+            self._refuse(event, "version", f"a session id has {SESSION_BYTES} bytes")
+        else:
+            return True
+        return False
+
+    def _bind(self, peer: Peer, event: Received) -> None:
+        if self._routes.get(peer.route) is peer:
+            del self._routes[peer.route]
+        peer.rebind(event.route, event.header.link, self._now)
+        other = self._routes.get(event.route)
+        if other is not None:
+            other.reachable = False
+            other.closed_at = self._now
+        self._routes[event.route] = peer
+        self._active[id(peer)] = peer
+
+    def _client_hello(self, event: Received, hello: ClientHello) -> None:
+        if not self._fit_to_join(event, "client", hello.protocol, hello.version, hello.session):
+            return
+        identity = event.identity
+        client = self._clients.get(hello.session)
+        if client is not None and client.identity.key != identity.key:
+            self._refuse(event, "name", "this session id belongs to another key")
+            return
+        namespace = hello.namespace or identity.namespace
+        if namespace != identity.namespace and identity.role != "owner":
+            self._refuse(
+                event,
+                "namespace",
+                f"the key {identity.owner!r} is for namespace {identity.namespace!r}, not {namespace!r}",
+            )
+            return
+        if client is not None and event.header.link <= client.link.number:
+            return  # a late copy of an earlier hello
+        known = client is not None
+        if client is None:
+            if len(self._clients) >= self._limits.max_sessions:
+                self._refuse(event, "full", f"{len(self._clients)} client sessions are the limit (max_sessions)")
+                return
+            client = Client(
+                hello.session, identity, event.route, Link(), self._now, namespace=namespace, accepted=hello.accepted
+            )
+            self._clients.add(client)
+        self._bind(client, event)
+        client.owe_again()
+        client.left = False
+        client.told = client.accepted
+        self._send(client, self._welcome(known, client.accepted))
+        self._fact("client_joined", session=client.session.hex(), namespace=client.namespace, link=client.link.number)
+
+    def _welcome(self, known: bool, accepted: int) -> Welcome:
+        return Welcome(self.epoch, known, accepted, self._times.heartbeat_s, self._times.lease_s)
+
+    def _node_hello(self, event: Received, hello: NodeHello) -> None:
+        if not self._fit_to_join(event, "node", hello.protocol, hello.version, hello.session):
+            return
+        node = self._roster.get(hello.name)
+        if node is not None and node.session != hello.session:
+            alive = node.reachable and not node.suspect
+            if alive and (hello.incarnation <= node.incarnation or hello.host != node.host):
+                self._refuse(
+                    event,
+                    "name",
+                    f"a node named {node.name!r} is here already (host {node.host}, process {node.pid}); "
+                    f"give this one (host {hello.host}, process {hello.pid}) another --name and --directory",
+                )
+                return
+            self._node_gone(node, "a new life of it has come")
+            node = None
+        if node is not None and event.header.link <= node.link.number:
+            return  # a late copy of an earlier hello
+        known = node is not None
+        if node is None:
+            if len(self._roster) >= self._limits.max_nodes:
+                self._refuse(event, "full", f"{len(self._roster)} nodes are the limit (max_nodes)")
+                return
+            node = Node(
+                hello.session,
+                event.identity,
+                event.route,
+                Link(),
+                self._now,
+                name=hello.name,
+                incarnation=hello.incarnation,
+                host=hello.host,
+                pid=hello.pid,
+                python=hello.python,
+                slots=max(1, hello.slots),
+                labels=hello.labels,
+            )
+            self._roster.add(node)
+        self._bind(node, event)
+        node.code.clear()
+        self._send(node, self._welcome(known, 0))
+        self._fact("node_joined", node=node.name, slots=node.slots, host=node.host, link=node.link.number)
+        self._reconcile(node, hello.tokens)
+
+    def _reconcile(self, node: Node, tokens: list[int]) -> None:
+        """What the node holds is settled by its own word: the rest never arrived, and costs nothing."""
+        for job in node.leases:
+            job.retracting = False
+        self._requeue(node, node.leases.absent_from(tokens))
+        strange = [t for t in tokens if t not in node.leases]
+        if strange:
+            self._send(node, Discard(strange))
+        for job in node.leases:
+            if job.cancel_wished:
+                self._retract(node, [job])
+
+    # ------------------------------------------------------------------------------- submissions
+
+    def _submit(self, client: Client, message: Submit) -> None:
+        first, count = message.first, len(message.payloads)
+        large = {row: (sha, size) for row, sha, size in message.large}
+        skip = max(0, client.accepted + 1 - first)
+        for row in range(min(skip, count)):
+            if row in large:
+                self._exchange.unneeded(client, large[row][0])
+        if skip >= count:
+            client.told = min(client.told, client.accepted - 1)
+            return
+        records = self._records(client, message)
+        limits = self._limits
+        ready, jobs, session = self._ready, client.jobs, client.session
+        accepted = 0
+        for row in range(skip, count):
+            counter = first + row
+            index = message.spec_of[row]
+            record = records[index] if index < len(records) else "the job names a spec its message lacks"
+            payload = message.payloads[row]
+            ref = large.get(row)
+            if isinstance(record, str):
+                self._refuse_job(client, counter, record)
+                continue
+            if ref is not None and ref[0] not in self._exchange:
+                self._refuse_job(client, counter, "its payload did not arrive")
+                continue
+            if self._unfinished >= limits.max_jobs or self._held_bytes > limits.max_job_bytes:
+                self._refuse_job(
+                    client,
+                    counter,
+                    f"the queue is full: {self._unfinished} unfinished jobs (max_jobs {limits.max_jobs}), "
+                    f"{self._held_bytes} bytes (max_job_bytes {limits.max_job_bytes})",
+                )
+                continue
+            if ref is not None:
+                self._exchange.named(client, ref[0])
+            self._rank += 1
+            job = Job(job_id(session, counter), counter, client, record, payload, ref, self._rank)
+            jobs[counter] = job
+            record.live += 1
+            self._unfinished += 1
+            self._held_bytes += len(payload)
+            ready.push(job)
+            accepted += 1
+        client.accepted = first + count - 1
+        if accepted:
+            self._fact("jobs_accepted", accepted, session=client.session.hex())
+
+    def _records(self, client: Client, message: Submit) -> list[Record | str]:
+        """The record of each spec of the message, or why its jobs are refused."""
+        code = dict(message.code)
+        out: list[Record | str] = []
+        for raw in message.specs:
+            try:
+                record = self._functions.intern(raw, client.identity.owner)
+                spec = record.spec
+                if spec.namespace != client.namespace:
+                    raise BadSpec(f"its namespace {spec.namespace!r} is not the session's ({client.namespace!r})")
+                if spec.by_value and not record.code:
+                    if spec.code in code:
+                        self._functions.learn(record, code[spec.code])
+                    elif record.holds_blob:
+                        self._exchange.unneeded(client, spec.code)
+                    elif spec.code in self._exchange:
+                        self._exchange.named(client, spec.code)
+                        record.holds_blob = True
+                    else:
+                        raise BadSpec("its function's code did not arrive")
+                out.append(record)
+            except BadSpec as e:
+                out.append(f"its description is not usable: {e}")
+        return out
+
+    def _refuse_job(self, client: Client, counter: int, why: str) -> None:
+        self._finished[Outcome.FAILED] += 1
+        failure = Failure("JobRefused", f"the coordinator did not take the job: {why}").encode()
+        client.owe(Owed(counter, Outcome.FAILED, failure, None))
+
+    # ------------------------------------------------------------------------------- placing
+
+    def _place(self) -> None:
+        if not self._ready or not len(self._roster):
+            return
+        batches: dict[int, tuple[Node, _Batch]] = {}
+        limits = self._limits
+        for demand in self._ready.demands():
+            candidates = [n for n in self._roster.fitting(demand) if n.placeable]
+            time = None
+            open_nodes: list[Node] = []
+            room: dict[int, int] = {}
+            while (job := self._ready.head(demand)) is not None:
+                if job.record.time is not time:
+                    time = job.record.time
+                    room = {
+                        id(n): n.slots
+                        + prefill(n.slots, time.mean_s, limits.prefill_s, limits.prefill_max)
+                        - n.outstanding
+                        for n in candidates
+                    }
+                    open_nodes = [n for n in candidates if room[id(n)] > 0]
+                if not open_nodes:
+                    break
+                node = choose(open_nodes, self._chance)
+                self._ready.pop(demand)
+                self._lease(job, node)
+                entry = batches.get(id(node))
+                if entry is None:
+                    entry = batches[id(node)] = (node, _Batch())
+                entry[1].add(job)
+                if entry[1].full:
+                    self._assign(*batches.pop(id(node)))
+                room[id(node)] -= 1
+                if room[id(node)] <= 0:
+                    open_nodes.remove(node)
+        for node, batch in batches.values():
+            self._assign(node, batch)
+
+    def _lease(self, job: Job, node: Node) -> None:
+        move(job, Cause.PLACED)
+        job.attempt += 1
+        job.token = self._token
+        self._token += 1
+        job.node = node
+        if node.surplus_since is None:
+            node.surplus_since = self._now
+        node.leases.grant(job)
+
+    def _assign(self, node: Node, batch: _Batch) -> None:
+        code = []
+        for record in batch.records:
+            if record.spec.by_value and record.code and record.spec.code not in node.code:
+                node.code.add(record.spec.code)
+                code.append([record.spec.code, record.code])
+        jobs = batch.jobs
+        self._send(
+            node,
+            Assign(
+                [r.raw for r in batch.records],
+                [int(r.time.mean_s * 1e6) for r in batch.records],
+                batch.spec_of,
+                [j.id for j in jobs],
+                [j.attempt for j in jobs],
+                [j.token for j in jobs],
+                [j.payload for j in jobs],
+                [[i, *j.large] for i, j in enumerate(jobs) if j.large is not None],
+                code,
+            ),
+        )
+        self._active[id(node)] = node
+        self._fact("jobs_assigned", len(jobs), node=node.name)
+
+    # ------------------------------------------------------------------------------- what nodes say
+
+    def _started(self, node: Node, tokens: list[int]) -> None:
+        for token in tokens:
+            job = node.leases.get(token)
+            if job is not None and job.state is State.LEASED:
+                move(job, Cause.STARTED)
+
+    def _results(self, node: Node, message: Finished) -> None:
+        large = {row: (sha, size) for row, sha, size in message.large} if message.large else {}
+        late: list[int] = []
+        spent: dict[int, list[Any]] = {}
+        for row, (token, outcome, payload, run_us) in enumerate(
+            zip(message.tokens, message.outcomes, message.payloads, message.run_us, strict=True)
+        ):
+            job = node.leases.end(token)
+            ref = large.get(row)
+            if job is None:
+                late.append(token)
+                if ref is not None:
+                    self._exchange.unneeded(node, ref[0])
+                continue
+            if ref is not None and ref[0] not in self._exchange:
+                outcome, ref = Outcome.LOST, None
+                payload = Failure("JobLost", "its result did not arrive").encode()
+            elif outcome not in _NODE_OUTCOMES:
+                outcome = Outcome.FAILED
+            if run_us:
+                entry = spent.get(id(job.record))
+                if entry is None:
+                    spent[id(job.record)] = [job.record, run_us, 1]
+                else:
+                    entry[1] += run_us
+                    entry[2] += 1
+            if ref is not None:
+                self._exchange.named(node, ref[0])
+            self._end(job, Cause.RESULT, outcome, payload, ref)
+        node.finished += len(message.tokens) - len(late)
+        node.surplus_since = self._now if node.outstanding else None
+        for record, total, count in spent.values():
+            record.time.observe(total, count)
+        if late:
+            self._discarded += len(late)
+            self._fact("results_discarded", len(late), node=node.name)
+            self._send(node, Discard(late))
+
+    def _end(
+        self, job: Job, cause: Cause, outcome: int, payload: bytes, large: tuple[bytes, int] | None = None
+    ) -> None:
+        """The one place where a job gets its outcome. ``large`` comes with a hold on its blob."""
+        move(job, cause)
+        job.outcome = Outcome(outcome)
+        job.node = None
+        client: Client = job.client
+        record: Record = job.record
+        del client.jobs[job.counter]
+        record.live -= 1
+        self._unfinished -= 1
+        self._held_bytes -= len(job.payload)
+        if job.large is not None:
+            self._exchange.release(job.large[0])
+        word = job.outcome
+        self._finished[word] += 1
+        if client.left:
+            if large is not None:
+                self._exchange.release(large[0])
+        else:
+            client.owe(Owed(job.counter, outcome, payload, large))
+            if large is not None:
+                client.fetchable[large[0]] = client.fetchable.get(large[0], 0) + 1
+        self._active[id(client)] = client
+
+    def _returned(self, node: Node, message: Returned) -> None:
+        back = [job for t in message.tokens if (job := node.leases.get(t)) is not None]
+        self._requeue(node, back)
+        for token in message.kept:
+            job = node.leases.get(token)
+            if job is None:
+                continue
+            job.retracting = False
+            if job.state is State.LEASED:
+                move(job, Cause.STARTED)
+            if job.cancel_wished:
+                job.cancel_wished = False
+                self._not_cancelled(job.client, [job.id])
+
+    def _requeue(self, node: Node, jobs: list[Job]) -> None:
+        """These never started: they are ready again, or cancelled if that was wished meanwhile."""
+        back: list[Job] = []
+        for job in jobs:
+            node.leases.end(job.token)
+            job.retracting = False
+            if job.state is State.RUNNING:
+                # It was said to run and is not held any more: its result was lost with the node's memory.
+                self._lost_once(job, back, "its node no longer had it")
+                continue
+            move(job, Cause.RETURNED)
+            job.node, job.token = None, 0
+            job.attempt -= 1
+            back.append(job)
+        self._push_back(back)
+
+    def _push_back(self, jobs: list[Job]) -> None:
+        wished = [j for j in jobs if j.cancel_wished]
+        self._ready.push_back(jobs)
+        for job in wished:
+            self._cancel_ready(job)
+
+    # ------------------------------------------------------------------------------- cancelling
+
+    def _cancel(self, client: Client, ids: list[bytes]) -> None:
+        denied = []
+        retract: dict[int, tuple[Node, list[Job]]] = {}
+        for jid in ids:
+            owner = self._clients.get(session_of(jid))
+            job = None if owner is None else owner.jobs.get(counter_of(jid))
+            if job is None or job.client is not client or job.state is State.RUNNING:
+                denied.append(jid)
+            elif job.state is State.READY:
+                self._cancel_ready(job)
+            else:
+                job.cancel_wished = True
+                retract.setdefault(id(job.node), (job.node, []))[1].append(job)
+        for node, jobs in retract.values():
+            self._retract(node, jobs)
+        if denied:
+            self._not_cancelled(client, denied)
+
+    def _cancel_ready(self, job: Job) -> None:
+        self._ready.dropped(job)
+        self._end(job, Cause.CANCELLED, Outcome.CANCELLED, Failure("Cancelled", "cancelled before it started").encode())
+
+    def _not_cancelled(self, client: Client, ids: list[bytes]) -> None:
+        self._active[id(client)] = client
+        self._send(client, NotCancelled(ids))
+
+    def _retract(self, node: Node, jobs: list[Job]) -> None:
+        asked = [j for j in jobs if not j.retracting]
+        for job in asked:
+            job.retracting = True
+        if asked:
+            self._active[id(node)] = node
+            self._send(node, Retract([j.token for j in asked]))
+
+    # ------------------------------------------------------------------------------- peers that go
+
+    def _unroutable(self, route: bytes) -> None:
+        peer = self._routes.pop(route, None)
+        if peer is not None and peer.route == route:
+            peer.reachable = False
+            peer.closed_at = self._now
+            if isinstance(peer, Node):
+                self._fact("node_suspect", node=peer.name, reason="its connection is closed")
+
+    def _client_took(self, client: Client, message: Taken) -> None:
+        arrived = client.outgoing.taken(message)
+        if arrived or (message.sha in self._exchange and message.through >= self._exchange.size(message.sha)):
+            for _ in range(client.fetched(message.sha)):
+                self._exchange.release(message.sha)
+
+    def _client_left(self, client: Client) -> None:
+        client.left = True
+        self._fact("client_forgotten", session=client.session.hex(), reason="it left")
+        self._drop_owed(client)
+        self._exchange.forget(client)
+        if self._routes.get(client.route) is client:
+            del self._routes[client.route]
+        client.reachable = False
+        if not client.jobs:
+            self._clients.remove(client)
+
+    def _drop_owed(self, client: Client) -> None:
+        client.drop_owed()
+        for sha, count in client.fetchable.items():
+            for _ in range(count):
+                self._exchange.release(sha)
+        client.fetchable.clear()
+
+    def _node_gone(self, node: Node, reason: str, counted: bool = True) -> None:
+        """The node's leases end now. ``counted``: against the jobs' budgets for lost nodes."""
+        self._roster.remove(node)
+        self._exchange.forget(node)
+        if self._routes.get(node.route) is node:
+            del self._routes[node.route]
+        node.reachable = False
+        jobs = node.leases.end_all()
+        back: list[Job] = []
+        for job in jobs:
+            job.retracting = False
+            if counted:
+                self._lost_once(job, back, f"node {node.name} was lost ({reason})")
+            else:
+                move(job, Cause.NODE_LOST)
+                job.node, job.token = None, 0
+                back.append(job)
+        if jobs or counted:
+            self._fact("node_lost", len(jobs), node=node.name, reason=reason)
+        self._push_back(back)
+
+    def _lost_once(self, job: Job, back: list[Job], why: str) -> None:
+        job.node, job.token = None, 0
+        if after_lost_node(job, self._limits.lost_node_retries):
+            move(job, Cause.NODE_LOST)
+            back.append(job)
+            return
+        text = f"given up after {job.lost_nodes} attempts whose node was lost; the last: {why}"
+        self._end(job, Cause.GIVEN_UP, Outcome.LOST, Failure("JobLost", text).encode())
+
+    def _stalled(self, seconds: float) -> None:
+        self._fact("stalled", seconds=seconds)
+        for peer in (*self._clients, *self._roster):
+            peer.heard_at += seconds
+            peer.closed_at += seconds
+            if peer.unacked_since is not None:
+                peer.unacked_since += seconds
+
+    def _judge(self) -> None:
+        """What silence decides."""
+        times, now = self._times, self._now
+        pause = min(0.25, times.heartbeat_s / 4)
+        for node in list(self._roster):
+            silent = now - node.heard_at
+            if silent >= times.lease_s:
+                self._node_gone(node, f"silent for {silent:.1f} s")
+            elif not node.reachable and now - node.closed_at >= times.gone_s:
+                self._node_gone(node, "its connection is closed and no new one came")
+            elif silent >= times.suspect_s and not node.suspect:
+                node.suspect = True
+                self._fact("node_suspect", node=node.name, reason=f"silent for {silent:.1f} s")
+                # Asking tells a closed connection from a silent agent: the transport refuses the former.
+                self._send(node, Pulse())
+            elif self._unheard(node):
+                pass
+            elif silent >= 1.5 * times.heartbeat_s and node.reachable:
+                self._send(node, Pulse())
+            if node.outstanding > node.slots:
+                pause = min(pause, STUCK_S)
+        for client in list(self._clients):
+            if client.left:
+                if not client.jobs:
+                    self._clients.remove(client)
+                continue
+            silent = now - client.heard_at
+            if silent >= times.session_s:
+                self._forget_client(client, f"silent for {silent:.0f} s")
+            else:
+                self._unheard(client)
+        self._bound_owed()
+        self._relieve()
+        for peer in self._exchange.restart:
+            self._turn.after_commit.append(peer.plain(Resync("a transfer has to start anew")))
+        self._exchange.restart.clear()
+        self._judge_at = now + pause
+
+    def _unheard(self, peer: Peer) -> bool:
+        """A peer that speaks and does not acknowledge has lost something of ours: it shall join again."""
+        since = peer.unacked_since
+        if since is None or self._now - since < self._times.suspect_s or peer.heard_at < since:
+            return False
+        if peer.resync_asked == peer.link.number or not peer.reachable:
+            return False
+        peer.resync_asked = peer.link.number
+        self._fact("resync", peer=_name(peer), reason="it does not acknowledge")
+        self._turn.after_commit.append(peer.plain(Resync("messages were lost on the way")))
+        return True
+
+    def _forget_client(self, client: Client, reason: str) -> None:
+        self._client_left(client)
+        self._fact("client_forgotten", session=client.session.hex(), reason=reason)
+
+    def _bound_owed(self) -> None:
+        """Results of absent clients are bounded: the longest absent goes first."""
+        total = sum(c.owed_bytes for c in self._clients)
+        if total <= self._limits.max_owed_bytes:
+            return
+        for client in sorted(self._clients, key=lambda c: c.heard_at):
+            if total <= self._limits.max_owed_bytes or self._now - client.heard_at < self._times.suspect_s:
+                return
+            total -= client.owed_bytes
+            self._forget_client(
+                client, f"more than {self._limits.max_owed_bytes} bytes of results wait (max_owed_bytes)"
+            )
+
+    def _relieve(self) -> None:
+        """Ask back what lies ready on a stuck node, where an idle one could run it."""
+        if self._ready:
+            return
+        idle = [n for n in self._roster if n.placeable and n.outstanding < n.slots]
+        if not idle:
+            return
+        for node in self._roster:
+            surplus = node.outstanding - node.slots
+            since = node.surplus_since
+            if surplus <= 0 or since is None or self._now - since < STUCK_S:
+                continue
+            room = sum(n.slots - n.outstanding for n in idle)
+            movable = [j for j in node.leases.newest_unstarted() if any(n.satisfies(j.record.demand) for n in idle)]
+            self._retract(node, movable[: min(surplus, room)])
+
+    # ------------------------------------------------------------------------------- ending a turn
+
+    def _settle(self) -> None:
+        """One look at every peer that had to do with this turn: results, credit, acknowledgements."""
+        now = self._now
+        still: dict[int, Peer] = {}
+        for key, peer in self._active.items():
+            if isinstance(peer, Client) and peer.left:
+                continue
+            if not peer.reachable:
+                continue
+            if isinstance(peer, Client):
+                if peer.told != peer.accepted:
+                    peer.told = peer.accepted
+                    self._send(peer, Accepted(peer.accepted))
+                while (batch := peer.next_results(self._limits.results_in_flight)) is not None:
+                    rows, message = batch
+                    self._send(peer, message)
+                    peer.sent.append((peer.link.sent, rows))
+            self._exchange.duties(peer)
+            if peer.pulse_owed:
+                self._send(peer, Pulse())
+            due = peer.link.ack_due()
+            if due is not None:
+                if now >= due:
+                    self._send(peer, Pulse())
+                else:
+                    still[key] = peer
+        self._active = still
+        for sha in self._functions.dropped:
+            self._exchange.release(sha)
+        self._functions.dropped.clear()
+        if self._exchange.effects:
+            self._turn.after_commit += self._exchange.effects
+            self._exchange.effects = []
+
+    # ------------------------------------------------------------------------------- questions
+
+    def _ask(self, client: Client, message: Ask) -> None:
+        answer = {"status": self._status, "nodes": self._nodes}.get(message.topic)
+        if answer is None:
+            self._send(client, Answer(message.ask, f"no topic is called {message.topic!r}", {}))
+        else:
+            self._send(client, Answer(message.ask, "", answer()))
+
+    def _status(self) -> dict[str, Any]:
+        running = sum(min(n.outstanding, n.slots) for n in self._roster)
+        leased = sum(n.outstanding for n in self._roster)
+        return {
+            "cluster_id": self._cluster_id,
+            "epoch": self.epoch,
+            "version": self._version,
+            "uptime_s": self._now - (self._born or self._now),
+            "jobs": {
+                "ready": len(self._ready),
+                "leased": leased - running,
+                "running": running,
+                "finished": {o.word: n for o, n in self._finished.items()},
+            },
+            "results_discarded": self._discarded,
+            "nodes": len(self._roster),
+            "slots": sum(n.slots for n in self._roster),
+            "busy": running,
+            "sessions": len(self._clients),
+        }
+
+    def _nodes(self) -> dict[str, Any]:
+        return {
+            "nodes": [
+                {
+                    "name": n.name,
+                    "host": n.host,
+                    "pid": n.pid,
+                    "python": n.python,
+                    "labels": n.labels,
+                    "state": "up" if n.placeable else "suspect",
+                    "slots": n.slots,
+                    "busy": min(n.outstanding, n.slots),
+                    "queued": max(0, n.outstanding - n.slots),
+                    "finished": n.finished,
+                    "heard_s": self._now - n.heard_at,
+                    "load": n.vitals.get("load"),
+                    "memory_free_bytes": n.vitals.get("memory_free_bytes"),
+                }
+                for n in self._roster
+            ]
+        }
+
+
+_NODE_OUTCOMES = frozenset(int(o) for o in Outcome)
+
+
+def _name(peer: Peer) -> str:
+    return f"node {peer.name}" if isinstance(peer, Node) else f"session {peer.session.hex()}"

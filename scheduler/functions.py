@@ -1,0 +1,105 @@
+"""What the jobs call: specs seen, code held, run times observed. Rules of this file: a pure book.
+
+Specs are interned, so that a million jobs of one function share one record. Code of functions by value is held
+while jobs need it and a little longer. Run times are kept by name, since code by value changes with every edit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from cluster.jobs import BadSpec, Spec
+
+MAX_RECORDS = 20_000
+MAX_SPARE_CODE_BYTES = 64 * 1024 * 1024
+MAX_NAMES = 10_000
+
+
+@dataclass(slots=True)
+class RunTime:
+    """Moving average of a function's service time in its worker, in seconds; 0 while unknown."""
+
+    mean_s: float = 0.0
+
+    def observe(self, total_us: int, count: int) -> None:
+        mean = total_us / count / 1e6
+        if not self.mean_s:
+            self.mean_s = max(mean, 1e-6)
+            return
+        weight = min(0.5, 0.05 * count)
+        # A longer time is believed at once: prefill by a rosy figure would queue jobs behind slow ones.
+        self.mean_s = mean if mean > 4 * self.mean_s else (1 - weight) * self.mean_s + weight * mean
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    spec: Spec
+    raw: bytes
+    """The spec as it goes to nodes, with its owner."""
+    time: RunTime
+    demand: tuple[tuple[tuple[str, str], ...], str]
+    """Labels and Python version a node must have."""
+    code: bytes = b""
+    """The pickled function, where by value and small."""
+    holds_blob: bool = False
+    """Whether the code is a blob, too large to be kept here."""
+    live: int = 0
+    """Unfinished jobs."""
+
+
+class Functions:
+    def __init__(self) -> None:
+        self._records: dict[tuple[str, bytes], Record] = {}
+        self._times: dict[tuple[str, str], RunTime] = {}
+        self._spare_bytes = 0
+        self.dropped: list[bytes] = []
+        """Blobs of forgotten records, for the coordinator to release."""
+
+    def intern(self, raw: bytes, owner: str) -> Record:
+        """The record of a client's spec. Raises ``BadSpec``."""
+        key = (owner, raw)
+        record = self._records.get(key)
+        if record is None:
+            if len(self._records) >= MAX_RECORDS:
+                self._prune()
+            spec = Spec.decode(raw).owned_by(owner)
+            record = Record(spec, spec.encode(), self._time(spec), (spec.labels, spec.python))
+            self._records[key] = record
+        return record
+
+    def learn(self, record: Record, code: bytes) -> None:
+        """Keep the code of a function by value, if it is what its hash says. Raises ``BadSpec``."""
+        if record.code:
+            return
+        if hashlib.sha256(code).digest() != record.spec.code:
+            raise BadSpec("the function's code does not match its hash")
+        record.code = code
+        self._spare_bytes += len(code)
+        if self._spare_bytes > MAX_SPARE_CODE_BYTES:
+            self._prune()
+
+    def code(self, sha: bytes) -> bytes | None:
+        """Code by its hash, for a node that has lost it."""
+        for record in self._records.values():
+            if record.spec.code == sha and record.code:
+                return record.code
+        return None
+
+    def _time(self, spec: Spec) -> RunTime:
+        key = (spec.namespace, spec.name)
+        time = self._times.get(key)
+        if time is None:
+            if len(self._times) >= MAX_NAMES:
+                del self._times[next(iter(self._times))]
+            time = self._times[key] = RunTime()
+        return time
+
+    def _prune(self) -> None:
+        """Forget records without jobs: the older half of them."""
+        idle = [k for k, r in self._records.items() if not r.live]
+        for key in idle[: len(idle) // 2 + 1]:
+            record = self._records.pop(key)
+            self._spare_bytes -= len(record.code)
+            if record.holds_blob:
+                self.dropped.append(record.spec.code)

@@ -1,0 +1,48 @@
+"""Who may run what, and until when. Rules of this file: a pure book, one per node.
+
+A lease is a node's right to one attempt, named by its token. It holds while the node is heard. A result is
+accepted only from the node that holds the token; any other is late and discarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from scheduler.lifecycle import Job
+
+
+class Leases:
+    def __init__(self) -> None:
+        self._held: dict[int, Job] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._held.values())
+
+    def __contains__(self, token: int) -> bool:
+        return token in self._held
+
+    def grant(self, job: Job) -> None:
+        self._held[job.token] = job
+
+    def get(self, token: int) -> Job | None:
+        return self._held.get(token)
+
+    def end(self, token: int) -> Job | None:
+        return self._held.pop(token, None)
+
+    def end_all(self) -> list[Job]:
+        jobs = list(self._held.values())
+        self._held.clear()
+        return jobs
+
+    def absent_from(self, tokens: Iterable[int]) -> list[Job]:
+        """Jobs whose token the node does not name: it never got them."""
+        named = set(tokens)
+        return [job for token, job in self._held.items() if token not in named]
+
+    def newest_unstarted(self) -> list[Job]:
+        """Attempts not known to run, the last granted first."""
+        return [j for j in reversed(self._held.values()) if j.state.value == "leased" and not j.retracting]

@@ -1,0 +1,94 @@
+"""The life of a job: states and the one table of transitions. Rules of this file: it alone assigns ``job.state``.
+
+Each state names who moves a job out of it. A pair that is not in the table is a bug: it stops the coordinator
+with what it knew of the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from cluster.ids import format_job
+
+if TYPE_CHECKING:
+    from cluster.jobs import Outcome
+
+
+class State(Enum):
+    READY = "ready"
+    """Waits for a node; placement moves it on, or a cancel."""
+    LEASED = "leased"
+    """Sent to a node; its agent moves it on, the lease's end if the agent is silent."""
+    RUNNING = "running"
+    """Known to run user code; its agent moves it on, the lease's end if the agent is silent."""
+    FINISHED = "finished"
+    """Has its outcome. Nobody moves it any more."""
+
+
+class Cause(Enum):
+    PLACED = "placed"
+    STARTED = "started"
+    RETURNED = "returned by its node, not started"
+    NODE_LOST = "its node was lost"
+    RESULT = "its result came"
+    CANCELLED = "cancelled"
+    GIVEN_UP = "its budget is spent"
+
+
+TRANSITIONS: dict[tuple[State, Cause], State] = {
+    (State.READY, Cause.PLACED): State.LEASED,
+    (State.READY, Cause.CANCELLED): State.FINISHED,
+    (State.READY, Cause.GIVEN_UP): State.FINISHED,
+    (State.LEASED, Cause.STARTED): State.RUNNING,
+    (State.LEASED, Cause.RETURNED): State.READY,
+    (State.LEASED, Cause.NODE_LOST): State.READY,
+    (State.LEASED, Cause.RESULT): State.FINISHED,
+    (State.LEASED, Cause.GIVEN_UP): State.FINISHED,
+    (State.RUNNING, Cause.RESULT): State.FINISHED,
+    (State.RUNNING, Cause.NODE_LOST): State.READY,
+    (State.RUNNING, Cause.GIVEN_UP): State.FINISHED,
+}
+
+
+class IllegalTransition(AssertionError):
+    """A bug of the coordinator; the text has the job's story so far."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One accepted job, as long as it is unfinished. ``client`` and ``record`` are the books' own entries."""
+
+    id: bytes
+    counter: int
+    client: Any
+    record: Any
+    """The function it calls with its options (``functions.Record``)."""
+    payload: bytes
+    large: tuple[bytes, int] | None
+    rank: int
+    """Order of acceptance; a job queued again keeps it."""
+    state: State = State.READY
+    attempt: int = 0
+    token: int = 0
+    """Of the current attempt; 0 while there is none."""
+    node: Any = None
+    lost_nodes: int = 0
+    cancel_wished: bool = False
+    retracting: bool = False
+    last: Cause | None = None
+    outcome: Outcome | None = None
+
+
+def move(job: Job, cause: Cause) -> None:
+    """Take the job to the state the table says; :class:`IllegalTransition` if it says nothing."""
+    to = TRANSITIONS.get((job.state, cause))
+    if to is None:
+        raise IllegalTransition(
+            f"job {format_job(job.id)} cannot be moved by {cause.name!r} while {job.state.value}: "
+            f"attempt {job.attempt}, token {job.token}, node {getattr(job.node, 'name', None)}, "
+            f"last moved by {job.last.name if job.last else None}"
+        )
+    job.state = to
+    job.last = cause

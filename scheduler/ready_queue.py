@@ -1,0 +1,75 @@
+"""Jobs that wait for a node. Rules of this file: a pure book; order only, no node and no clock.
+
+Jobs are grouped by what they demand of a node, so that one which no node can take holds up nobody else. Inside
+a group the order is that of acceptance, also for jobs that were queued again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from scheduler.lifecycle import Job, State
+
+Demand = Any
+
+
+class ReadyQueue:
+    def __init__(self) -> None:
+        self._groups: dict[Demand, deque[Job]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def push(self, job: Job) -> None:
+        """A new job, which is the youngest."""
+        group = self._groups.get(job.record.demand)
+        if group is None:
+            group = self._groups[job.record.demand] = deque()
+        group.append(job)
+        self._count += 1
+
+    def push_back(self, jobs: Iterable[Job]) -> None:
+        """Jobs queued again: each at the place its rank gives it among the first."""
+        for job in sorted(jobs, key=lambda j: -j.rank):
+            group = self._groups.setdefault(job.record.demand, deque())
+            later: list[Job] = []
+            while group and group[0].rank < job.rank:
+                later.append(group.popleft())
+            group.appendleft(job)
+            group.extendleft(reversed(later))
+            self._count += 1
+
+    def dropped(self, job: Job) -> None:
+        """A ready job has ended; its entry is skipped when its turn comes."""
+        self._count -= 1
+
+    def demands(self) -> list[Demand]:
+        """Demands with waiting jobs, the one with the oldest job first."""
+        out = []
+        for demand, group in list(self._groups.items()):
+            head = self._head(group)
+            if head is None:
+                del self._groups[demand]
+            else:
+                out.append((head.rank, demand))
+        out.sort(key=lambda pair: pair[0])
+        return [demand for _, demand in out]
+
+    def head(self, demand: Demand) -> Job | None:
+        group = self._groups.get(demand)
+        return None if group is None else self._head(group)
+
+    def pop(self, demand: Demand) -> Job:
+        """The job ``head`` has just shown."""
+        self._count -= 1
+        return self._groups[demand].popleft()
+
+    def _head(self, group: deque[Job]) -> Job | None:
+        while group:
+            if group[0].state is State.READY:
+                return group[0]
+            group.popleft()
+        return None

@@ -1,0 +1,74 @@
+"""The nodes and what is known of them. Rules of this file: a pure book; the choice among them is placement's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from scheduler.leases import Leases
+from scheduler.peers import Peer
+
+
+@dataclass(slots=True, eq=False)
+class Node(Peer):
+    name: str = ""
+    incarnation: int = 0
+    host: str = ""
+    pid: int = 0
+    python: str = ""
+    slots: int = 1
+    labels: dict[str, str] = field(default_factory=dict)
+    leases: Leases = field(default_factory=Leases)
+    code: set[bytes] = field(default_factory=set)
+    """Functions sent on this link."""
+    vitals: dict[str, Any] = field(default_factory=dict)
+    finished: int = 0
+    surplus_since: float | None = None
+    """Since when it has held more than its slots without finishing anything."""
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.leases)
+
+    @property
+    def placeable(self) -> bool:
+        return self.reachable and not self.suspect
+
+    def satisfies(self, demand: tuple[tuple[tuple[str, str], ...], str]) -> bool:
+        labels, python = demand
+        mine = self.labels
+        return all(mine.get(k) == v for k, v in labels) and (not python or python == self.python)
+
+
+class Roster:
+    def __init__(self) -> None:
+        self._by_name: dict[str, Node] = {}
+        self._fitting: dict[Any, list[Node]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._by_name.values())
+
+    def get(self, name: str) -> Node | None:
+        return self._by_name.get(name)
+
+    def add(self, node: Node) -> None:
+        self._by_name[node.name] = node
+        self._fitting.clear()
+
+    def remove(self, node: Node) -> None:
+        if self._by_name.get(node.name) is node:
+            del self._by_name[node.name]
+        self._fitting.clear()
+
+    def fitting(self, demand: Any) -> list[Node]:
+        """Nodes that satisfy a demand, whatever their state."""
+        nodes = self._fitting.get(demand)
+        if nodes is None:
+            if len(self._fitting) > 1000:
+                self._fitting.clear()
+            nodes = self._fitting[demand] = [n for n in self if n.satisfies(demand)]
+        return nodes
