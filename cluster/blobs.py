@@ -100,6 +100,9 @@ class Outgoing:
     def __contains__(self, sha: bytes) -> bool:
         return sha in self._active or sha in self._waiting
 
+    def __bool__(self) -> bool:
+        return bool(self._active or self._waiting)
+
     def send(self, sha: bytes, size: int) -> None:
         if sha not in self:
             self._waiting[sha] = size

@@ -273,8 +273,8 @@ class ClientSession:
             self._send(_submit(batch), now)
             self._sent += batch
             self._offer_again({sha for entry in batch for sha, _ in _blobs_of(entry)})
-        for duty in self._outgoing.duties():
-            self._turn.after_commit.append(duty)
+        if self._outgoing:
+            self._turn.after_commit += self._outgoing.duties()
 
     def _offer_again(self, named: set[bytes]) -> None:
         """A blob is kept for the message that names it; for those still to come it is offered once more.
@@ -365,6 +365,7 @@ class ClientSession:
             self._send(Cancel([job_id(self.session, c) for c in sorted(self._cancels)]), now)
 
     def _results(self, message: Results, now: float) -> None:
+        self._accept(message.through)
         large = {row: (sha, size) for row, sha, size in message.large}
         rows = []
         for i, (counter, outcome, payload) in enumerate(

@@ -49,10 +49,15 @@ def decode(raw: bytes | memoryview) -> tuple[Header, Message]:
     values = parts[_HEAD : _HEAD + len(names)]
     if len(values) < len(names):
         raise BadMessage(f"{cls.__name__} has {len(values)} of {len(names)} fields")
-    for name, check, value in zip(names, checks, values, strict=True):
+    for check, value in zip(checks, values, strict=True):
         if not check(value):
-            raise BadMessage(f"{cls.__name__}.{name} has the wrong shape")
+            wrong = next(n for n, c, v in zip(names, checks, values, strict=True) if not c(v))
+            raise BadMessage(f"{cls.__name__}.{wrong} has the wrong shape")
     message = cls(*values)
-    if cls.COLUMNS and len({len(getattr(message, c)) for c in cls.COLUMNS}) != 1:
-        raise BadMessage(f"{cls.__name__} has columns of different length")
+    if cls.COLUMNS:
+        first, *others = cls.COLUMNS
+        length = len(getattr(message, first))
+        for name in others:
+            if len(getattr(message, name)) != length:
+                raise BadMessage(f"{cls.__name__} has columns of different length")
     return Header(link, seq, ack), message

@@ -47,6 +47,9 @@ FAILURE_CHARS = 16 * 1024
 ACK_DELAY_S = 0.02
 """An acknowledgement waits so long for a message to ride on."""
 
+ACCEPT_DELAY_S = 0.005
+"""The word that jobs are accepted waits so long for their results to ride with."""
+
 ACK_EVERY = 16
 """...and no longer than so many messages."""
 

@@ -5,7 +5,7 @@ the batch to the actor; perform its effects. The host also tells the actor what 
 sources were found empty, that this process did not run for a while, that the wall clock jumped.
 
 A *source* has ``pollables()`` (ZeroMQ sockets or descriptors) and ``drain(limit)``, which returns events and
-whether it was emptied. A *performer* takes one effect and may return an event.
+whether it was emptied; it is drained when one of them is readable, and once a tick in any case. A *performer* takes one effect and may return an event.
 """
 
 from __future__ import annotations
@@ -133,25 +133,31 @@ class Host:
     def run(self) -> Stop:
         self.thread_id = threading.get_ident()
         poller = zmq.Poller()
+        of: dict[Any, Source] = {}
         for source in self._sources:
             for pollable in source.pollables():
                 poller.register(pollable, zmq.POLLIN)
+                of[pollable] = source
         if self._own_gc:
             gc.collect()
             gc.freeze()
             gc.disable()
-        emptied = False
-        awake_at = self._clock()
+        full: set[Source] = set(self._sources)
+        """Sources not known to be empty."""
+        swept_at = awake_at = self._clock()
         try:
             while self._stop is None:
-                allowed = self._sleep_s(emptied)
+                allowed = self._sleep_s(not full)
                 if allowed > 0 and self._own_gc:
                     self._collect()
-                poller.poll(int(allowed * 1000 + 0.999) if allowed > 0 else 0)
+                full.update(of[p] for p, _ in poller.poll(int(allowed * 1000 + 0.999) if allowed > 0 else 0))
                 now = self._clock()
+                if now - swept_at >= TICK_S:
+                    swept_at = now
+                    full.update(self._sources)
                 late = now - awake_at - allowed
                 awake_at = now
-                emptied = self._turn(late if late >= STALL_S else 0.0)
+                full = self._turn(full, late if late >= STALL_S else 0.0)
         finally:
             if self._own_gc:
                 gc.enable()
@@ -166,13 +172,16 @@ class Host:
             return TICK_S
         return min(TICK_S, max(0.0, deadline - self._clock()))
 
-    def _turn(self, late: float) -> bool:
+    def _turn(self, full: set[Source], late: float) -> set[Source]:
+        """One turn over these sources; those of them that were not emptied."""
         events, self._pending = self._pending, []
-        emptied = True
+        left: set[Source] = set()
         for source in self._sources:
-            more, empty = source.drain(DRAIN_LIMIT)
-            events += more
-            emptied = emptied and empty
+            if source in full:
+                more, empty = source.drain(DRAIN_LIMIT)
+                events += more
+                if not empty:
+                    left.add(source)
         for event in events:
             if type(event) is Stop:
                 self._stop = event
@@ -183,7 +192,7 @@ class Host:
             self._skew = skew
         if late:
             events.insert(0, Stalled(late))
-        if emptied:
+        if not left:
             events.append(Drained())
         turn = self._actor.turn(events, now)
         assert not turn.writes, "this host has no store"
@@ -192,7 +201,7 @@ class Host:
         if turn.facts:
             self._facts(turn.facts)
         self.turns += 1
-        return emptied
+        return left
 
     def _perform(self, effect: Any) -> None:
         if type(effect) is Stop:

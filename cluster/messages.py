@@ -328,8 +328,11 @@ class Accepted(Message):
 
 @dataclass(slots=True)
 class Results(Message):
+    """Outcomes, and the word of ``Accepted`` with them."""
+
     KIND: ClassVar[int] = 34
     COLUMNS: ClassVar[tuple[str, ...]] = ("counters", "outcomes", "payloads")
+    through: Natural
     counters: Naturals
     outcomes: Naturals
     payloads: Inline

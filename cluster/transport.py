@@ -71,6 +71,11 @@ REFUSALS, REFUSED_S, REFUSED_AGAIN_S = 3, 2.0, 15.0
 QUIET_S = 5.0
 """Facts about refusals come at most so often per reason."""
 
+_NOW = int(zmq.NOBLOCK)
+_NOW_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
+_MORE = int(zmq.RCVMORE)
+
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 _ZAP_DOMAIN = b"ganger"
 _MONITOR_EVENT = struct.Struct("=HI")
@@ -139,12 +144,13 @@ class Doors:
 
     def drain(self, limit: int) -> tuple[list[Event], bool]:
         """Up to ``limit`` messages, the sockets in turn, and whether all of them were found empty."""
-        self._gate.serve()
-        if self._monitor is not None:
+        if _readable(self._gate.socket):
+            self._gate.serve()
+        if self._monitor is not None and _readable(self._monitor):
             for event, value in _heard(self._monitor):
                 self._complaints.add("handshake_refused", _refusal_words(event, value))
         events: list[Event] = []
-        open_doors = dict(self._doors)
+        open_doors = {prefix: socket for prefix, socket in self._doors.items() if _readable(socket)}
         while open_doors and limit > 0:
             for prefix, socket in list(open_doors.items()):
                 wanted = min(SLICE, limit)
@@ -161,14 +167,16 @@ class Doors:
         recv, identity_of, local = socket.recv, self._identity_of, prefix == b"I"
         for n in range(limit):
             try:
-                route = prefix + recv(zmq.NOBLOCK)
+                route = prefix + recv(_NOW)
             except zmq.Again:
                 return n
-            frame = recv(zmq.NOBLOCK, copy=False)
+            frame = recv(_NOW, copy=False)
             extra = _rest(socket) if frame.more else 0
             raw = frame.buffer
             self.received += 1
             self.received_bytes += len(raw)
+            # Asked of the frame each time: by route it could be remembered, but a peer may choose the
+            # routing id of one that left, and would be taken for it.
             identity = LOCAL if local else identity_of(_user_id(frame))
             if identity is None:
                 self.strangers += 1
@@ -185,7 +193,7 @@ class Doors:
             return Unroutable(route)
         raw = _encoded(effect)
         try:
-            socket.send(route[1:], zmq.SNDMORE | zmq.NOBLOCK)
+            socket.send(route[1:], _NOW_MORE)
         except zmq.Again:
             self.dropped += 1
             return None
@@ -194,7 +202,7 @@ class Doors:
                 raise
             self.unroutable += 1
             return Unroutable(route)
-        socket.send(raw, zmq.NOBLOCK)
+        socket.send(raw, _NOW)
         self.sent += 1
         self.sent_bytes += len(raw)
         return None
@@ -251,6 +259,8 @@ class Dial:
         self._refusals = 0
         self._refused_since = 0.0
         self._redial_at: float | None = None
+        self._news: list[Event] = []
+        """Heard from the monitor, while older messages are still to be taken."""
         if server_key is None and not address.startswith("ipc://"):
             raise ConfigError(f"{address} needs the coordinator's key: only ipc addresses do without")
         self._socket = _tuned(context.socket(zmq.DEALER))
@@ -274,26 +284,32 @@ class Dial:
         return [self._socket, self._monitor]
 
     def drain(self, limit: int) -> tuple[list[Event], bool]:
-        """Up to ``limit`` messages, then what became of the connection; whether no message was left."""
+        """Up to ``limit`` messages and what became of the connection; whether no message was left.
+
+        What came by a connection stands before the news of its end.
+        """
+        if _readable(self._monitor):
+            for event, value in _heard(self._monitor):
+                self._note(event, value, self._news)
+        if self._refused:
+            self._hang_up()
+        self._redial()
         events: list[Event] = []
         emptied = False
         recv = self._socket.recv
         while len(events) < limit:
             try:
-                frame = recv(zmq.NOBLOCK, copy=False)
+                raw = recv(_NOW)
             except zmq.Again:
                 emptied = True
                 break
-            extra = _rest(self._socket) if frame.more else 0
-            raw = frame.buffer
+            extra = _rest(self._socket) if self._socket.get(_MORE) else 0
             self.received += 1
             self.received_bytes += len(raw)
             events.append(_event(b"", self._identity, raw, extra))
-        for event, value in _heard(self._monitor):
-            self._note(event, value, events)
-        if self._refused:
-            self._hang_up()
-        self._redial()
+        if emptied and self._news:
+            events += self._news
+            self._news.clear()
         return events, emptied
 
     def send(self, effect: Send) -> Unroutable | None:
@@ -301,7 +317,7 @@ class Dial:
         raw = _encoded(effect)
         self._redial()
         try:
-            self._socket.send(raw, zmq.NOBLOCK)
+            self._socket.send(raw, _NOW)
         except zmq.Again:
             self.dropped += 1
             return None
@@ -408,9 +424,7 @@ class _Gate:
                 continue
             status, text, user = self._judge(frames[2], frames[4:])
             try:
-                self.socket.send_multipart(
-                    [frames[0], b"", b"1.0", frames[3], status, text, user, b""], zmq.NOBLOCK
-                )
+                self.socket.send_multipart([frames[0], b"", b"1.0", frames[3], status, text, user, b""], zmq.NOBLOCK)
             except zmq.ZMQError:
                 pass  # the asking connection is gone
 
@@ -468,7 +482,7 @@ class _Complaints:
 # ------------------------------------------------------------------------------------ messages
 
 
-def _event(route: bytes, identity: Identity, raw: memoryview, extra: int) -> Received | Garbled:
+def _event(route: bytes, identity: Identity, raw: bytes | memoryview, extra: int) -> Received | Garbled:
     if extra:
         return Garbled(route, identity, f"{1 + extra} frames instead of one")
     try:
@@ -505,6 +519,11 @@ def _peer_address(frame: zmq.Frame) -> str:
         return f"from {frame.get('Peer-Address')}"
     except zmq.ZMQError:
         return ""
+
+
+def _readable(socket: Socket) -> bool:
+    """Cheaper than an attempt, which raises where there is nothing."""
+    return bool(int(socket.get(_EVENTS)) & _READABLE)
 
 
 # ------------------------------------------------------------------------------------ sockets
@@ -593,9 +612,7 @@ def _bind_words(error: int | None, host: str, port: int) -> str:
 
 def _check_ipc(path: str) -> None:
     if len(os.fsencode(path)) > UNIX_PATH_BYTES:
-        raise ConfigError(
-            f"{path} is over the {UNIX_PATH_BYTES} bytes of a socket; choose a shorter directory"
-        )
+        raise ConfigError(f"{path} is over the {UNIX_PATH_BYTES} bytes of a socket; choose a shorter directory")
     directory = os.path.dirname(path) or "."
     try:
         found = os.stat(directory)

@@ -6,6 +6,7 @@ working while the coordinator is away. It alone beats: a worker that hogs its in
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,7 @@ class Agent:
         """Blobs asked of the coordinator, with their size and who waits."""
         self._unsent: list[Attempt] = []
         """Finished on this link's account, and not yet told."""
-        self._unacked: list[tuple[int, list[Attempt]]] = []
+        self._unacked: deque[tuple[int, list[Attempt]]] = deque()
         self._vitals: dict[str, Any] = {}
         self._leaving: str | None = None
         self._now = 0.0
@@ -156,7 +157,8 @@ class Agent:
         self._staff()
         self._give()
         self._tell_results()
-        self._do(*self._outgoing.duties())
+        if self._outgoing:
+            self._do(*self._outgoing.duties())
         if drained:
             self._judge()
         return self._turn
@@ -254,7 +256,7 @@ class Agent:
     def _acknowledged(self) -> None:
         acked = self._dialer.link.acked
         while self._unacked and self._unacked[0][0] <= acked:
-            for attempt in self._unacked.pop(0)[1]:
+            for attempt in self._unacked.popleft()[1]:
                 self._forget(attempt)
 
     def _forget(self, attempt: Attempt) -> None:

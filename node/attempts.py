@@ -14,6 +14,8 @@ from node.events import Done, Run
 
 
 class Phase(Enum):
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is slow
+
     FETCHING = "fetching"
     """Its function or payload is on the way; the arrival of the last blob moves it on."""
     QUEUED = "queued"
@@ -25,6 +27,8 @@ class Phase(Enum):
 
 
 class Step(Enum):
+    __hash__ = object.__hash__
+
     ARRIVED = "its blobs are here"
     GIVEN = "given to a worker"
     RECALLED = "taken back unread"

@@ -24,6 +24,8 @@ class Slot:
     """Sum of ``given``."""
     moved_at: float = 0.0
     """When it last was given something while idle, or answered."""
+    unknown: int = 0
+    """How many of ``given`` have no expected time."""
     recalling: bool = False
     failures: int = 0
     """Starts that failed in a row."""
@@ -39,23 +41,30 @@ class Slot:
             return False
         if not self.given:
             return True
-        if not expected_s or len(self.given) >= limits.give_max:
+        if not expected_s or self.unknown or len(self.given) >= limits.give_max:
             return False
-        return all(self.given.values()) and self.expected_s + expected_s <= limits.give_s
+        return self.expected_s + expected_s <= limits.give_s
 
     def give(self, token: int, expected_s: float, now: float) -> None:
         if not self.given:
             self.moved_at = now
         self.given[token] = expected_s
-        self.expected_s += expected_s
+        if expected_s:
+            self.expected_s += expected_s
+        else:
+            self.unknown += 1
 
     def take(self, token: int) -> None:
-        expected_s = self.given.pop(token, 0.0)
-        self.expected_s = max(0.0, self.expected_s - expected_s) if self.given else 0.0
+        expected_s = self.given.pop(token, None)
+        if expected_s == 0.0:
+            self.unknown -= 1
+        elif expected_s is not None:
+            self.expected_s = max(0.0, self.expected_s - expected_s) if self.given else 0.0
 
     def clear(self) -> None:
         self.given.clear()
         self.expected_s = 0.0
+        self.unknown = 0
 
 
 class Slots:

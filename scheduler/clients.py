@@ -30,6 +30,9 @@ class Client(Peer):
     accepted: int = 0
     """Highest counter ever accepted, or refused by an outcome: at or below it nothing is new."""
     told: int = 0
+    """What it has been told of that."""
+    told_due: float | None = None
+    """When it has to be told more."""
     jobs: dict[int, Job] = field(default_factory=dict)
     """Unfinished, by counter."""
     left: bool = False
@@ -66,9 +69,10 @@ class Client(Peer):
             row = self.waiting.popleft()
             size += len(row.payload)
             rows.append(row)
-        counters, outcomes, payloads, large = zip(*rows, strict=True)
-        refs = [[i, *ref] for i, ref in enumerate(large) if ref is not None]
-        return rows, Results(list(counters), list(outcomes), list(payloads), refs)
+        refs = [[i, *row.large] for i, row in enumerate(rows) if row.large is not None]
+        return rows, Results(
+            self.accepted, [r.counter for r in rows], [r.outcome for r in rows], [r.payload for r in rows], refs
+        )
 
     def fetched(self, sha: bytes) -> int:
         """The client has this large result. How many holds on it end: not those of rows it has yet to hear."""

@@ -23,7 +23,7 @@ from cluster.actor import (
     Unroutable,
     WallClockJumped,
 )
-from cluster.config import BATCH_BYTES, MAX_BATCH, PROTOCOL, CoordinatorLimits, Times
+from cluster.config import ACCEPT_DELAY_S, BATCH_BYTES, MAX_BATCH, PROTOCOL, CoordinatorLimits, Times
 from cluster.facts import fact
 from cluster.ids import SESSION_BYTES, counter_of, first_token, job_id, session_of
 from cluster.jobs import BadSpec, Failure, Outcome
@@ -64,6 +64,9 @@ from scheduler.placement import Chance, choose, prefill
 from scheduler.ready_queue import ReadyQueue
 from scheduler.retries import after_lost_node
 from scheduler.roster import Node, Roster
+
+ACCEPT_EVERY = 1_000
+"""...and no longer than so many jobs."""
 
 STUCK_S = 0.05
 """Work lying ready on a node so long without a result there is asked back, if another node is idle."""
@@ -177,6 +180,8 @@ class Coordinator:
             due = peer.link.ack_due()
             if due is not None:
                 times.append(due)
+            if isinstance(peer, Client) and peer.told_due is not None:
+                times.append(peer.told_due)
         return min(times)
 
     # ------------------------------------------------------------------------------- small tools
@@ -635,7 +640,7 @@ class Coordinator:
     ) -> None:
         """The one place where a job gets its outcome. ``large`` comes with a hold on its blob."""
         move(job, cause)
-        job.outcome = Outcome(outcome)
+        job.outcome = OUTCOMES[outcome]
         job.node = None
         client: Client = job.client
         record: Record = job.record
@@ -895,14 +900,21 @@ class Coordinator:
             if not peer.reachable:
                 continue
             if isinstance(peer, Client):
-                if peer.told != peer.accepted:
-                    peer.told = peer.accepted
-                    self._send(peer, Accepted(peer.accepted))
                 while (batch := peer.next_results(self._limits.results_in_flight)) is not None:
                     rows, message = batch
                     self._send(peer, message)
                     peer.sent.append((peer.link.sent, rows))
-            self._exchange.duties(peer)
+                    peer.told, peer.told_due = peer.accepted, None
+                if peer.told != peer.accepted:
+                    if peer.told_due is None:
+                        peer.told_due = now + ACCEPT_DELAY_S
+                    if now >= peer.told_due or peer.accepted - peer.told >= ACCEPT_EVERY:
+                        peer.told, peer.told_due = peer.accepted, None
+                        self._send(peer, Accepted(peer.accepted))
+                    else:
+                        still[key] = peer
+            if peer.outgoing:
+                self._exchange.duties(peer)
             if peer.pulse_owed:
                 self._send(peer, Pulse())
             due = peer.link.ack_due()
@@ -973,6 +985,7 @@ class Coordinator:
 
 
 _NODE_OUTCOMES = frozenset(int(o) for o in Outcome)
+OUTCOMES = tuple(Outcome)
 
 
 def _name(peer: Peer) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 class State(Enum):
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is slow
+
     READY = "ready"
     """Waits for a node; placement moves it on, or a cancel."""
     LEASED = "leased"
@@ -28,6 +30,8 @@ class State(Enum):
 
 
 class Cause(Enum):
+    __hash__ = object.__hash__
+
     PLACED = "placed"
     STARTED = "started"
     RETURNED = "returned by its node, not started"
