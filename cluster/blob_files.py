@@ -229,9 +229,7 @@ class BlobFiles:
 
     def _read(self, effect: ReadChunk) -> None:
         if self._waiting + effect.length > self._max_waiting:
-            self._answers.add(
-                _failure(effect.sha, f"the disk is too slow: {self._waiting} bytes wait for it")
-            )
+            self._answers.add(_failure(effect.sha, f"the disk is too slow: {self._waiting} bytes wait for it"))
             return
         reader = self._readers.get(effect.sha)
         if reader is None:

@@ -1,8 +1,10 @@
 """Large bytes in transit, for all three actors. Rules of this file: pure books and their event types.
 
 A blob is content named by its SHA-256. It travels as numbered ``Chunk`` messages; the receiver's ``Taken`` is
-both credit and progress, and ``Taken(through=size)`` says whole, verified and stored. A receiver that already
-has the blob says so at the first chunk. After a new link the sender goes on from what was taken.
+both credit and progress, and ``Taken(through=size)`` says whole, verified and stored; ``Taken(through=0)`` asks
+to begin anew. A receiver that already has the blob says so at the first chunk. After a new link the sender sends
+that first chunk again, and the answer tells it where to go on. An empty chunk withdraws the blob: the receiver
+forgets what it has of it and answers ``Taken(through=0)``.
 
 ``Outgoing`` belongs to a sender, one per peer; ``Incoming`` to a receiver, one per peer. Reading, writing
 and hashing is the host's, off the loop; the events and effects for that are here.
@@ -96,6 +98,8 @@ class Outgoing:
     def __init__(self) -> None:
         self._waiting: dict[bytes, int] = {}
         self._active: dict[bytes, _Sending] = {}
+        self._withdrawn: dict[bytes, None] = {}
+        """Until the receiver has answered: a new link says it again."""
 
     def __contains__(self, sha: bytes) -> bool:
         return sha in self._active or sha in self._waiting
@@ -104,8 +108,18 @@ class Outgoing:
         return bool(self._active or self._waiting)
 
     def send(self, sha: bytes, size: int) -> None:
+        self._withdrawn.pop(sha, None)
         if sha not in self:
             self._waiting[sha] = size
+
+    def fetch(self, sha: bytes, size: int) -> None:
+        """The receiver asks for it, so what was sent of it before is not on its way any more."""
+        self.send(sha, size)
+        if sha in self._active:
+            self._begin(self._active[sha])
+
+    def _begin(self, s: _Sending) -> None:
+        s.read = s.taken = 0
 
     def duties(self) -> list[ReadChunk]:
         """What to read now, as far as credit goes."""
@@ -130,8 +144,16 @@ class Outgoing:
     def taken(self, message: Taken) -> bool:
         """Note the receiver's word; True when the blob has arrived whole."""
         s = self._active.get(message.sha)
-        if s is None:
+        if not message.through:
+            self._withdrawn.pop(message.sha, None)
+            if s is not None:
+                self._begin(s)
             return False
+        if s is None:
+            if message.through < self._waiting.get(message.sha, message.through + 1):
+                return False
+            del self._waiting[message.sha]  # it had the blob before we began
+            return True
         s.taken = max(s.taken, min(message.through, s.size))
         s.read = max(s.read, s.taken)
         if s.taken < s.size:
@@ -143,16 +165,28 @@ class Outgoing:
         self._waiting.pop(sha, None)
         self._active.pop(sha, None)
 
-    def restart(self) -> None:
-        """A new link: what was not taken is sent again."""
+    def withdraw(self, sha: bytes) -> Chunk:
+        """It is not offered any more, whatever has arrived of it. The message that says so."""
+        self.drop(sha)
+        self._withdrawn[sha] = None
+        return _withdrawal(sha)
+
+    def restart(self) -> list[Chunk]:
+        """A new link: what was not taken is sent again. What to say first."""
         for s in self._active.values():
-            s.read = s.taken
+            self._begin(s)
+        return [_withdrawal(sha) for sha in self._withdrawn]
 
     def clear(self) -> list[bytes]:
         shas = [*self._active, *self._waiting]
         self._active.clear()
         self._waiting.clear()
+        self._withdrawn.clear()
         return shas
+
+
+def _withdrawal(sha: bytes) -> Chunk:
+    return Chunk(sha, 0, 0, b"")
 
 
 @dataclass(slots=True)
@@ -192,7 +226,7 @@ class Incoming:
         if chunk.size != blob.size or chunk.offset + len(chunk.data) > blob.size or not chunk.data:
             return BlobRefused(chunk.sha, "the chunk does not fit the blob")
         if chunk.offset != blob.asked:
-            return None if chunk.offset > blob.asked else Taken(chunk.sha, blob.written)
+            return Taken(chunk.sha, blob.written) if chunk.offset < blob.asked and blob.written else None
         blob.asked += len(chunk.data)
         return WriteChunk(chunk.sha, chunk.size, chunk.offset, chunk.data)
 

@@ -12,10 +12,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
+import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
@@ -64,7 +68,7 @@ class Failure(click.ClickException):
     """One line on standard error, and exit code 1."""
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"{click.style('cluster:', fg='red', bold=True)} {' '.join(self.message.split())}", err=True)
+        click.echo(f"{click.style('cluster:', fg='red', bold=True)} {self.message.strip()}", err=True)
 
 
 class UnknownCommand(click.UsageError):
@@ -79,10 +83,10 @@ def plain_errors() -> Iterator[None]:
         yield
     except ClusterError as e:
         raise Failure(str(e) or type(e).__name__) from e
-    except BrokenPipeError:
-        raise
     except OSError as e:
-        raise Failure(f"{e.filename}: {e.strerror}" if e.filename else str(e)) from e
+        if e.filename is None:
+            raise
+        raise Failure(f"{e.filename}: {e.strerror}") from e
 
 
 # ------------------------------------------------------------------------------------ the root
@@ -92,6 +96,9 @@ ELSEWHERE = {
     "node": ("node.cli:node", "Run a node: offer this machine's processors to a cluster."),
 }
 """Commands of other rooms, by dotted name, with the line that stands for them in the help."""
+
+COMMANDS = ("demo", "up", "status", "nodes", "coordinator", "node")
+"""In the order in which one meets them."""
 
 SYNONYMS = {
     "node": ("worker", "workers", "agent", "slave", "executor", "join"),
@@ -107,7 +114,7 @@ class Root(click.Group):
     """Lists all commands without importing the coordinator's or the node's, and knows what others call them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands, *ELSEWHERE]
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in ELSEWHERE:
@@ -171,8 +178,10 @@ ANSWER_WITHIN_S = 5.0
 
 def _client(connection: str | None) -> Client:
     from cluster import Client
+    from cluster.config import ClientLimits
 
-    return Client(connection)
+    limits = ClientLimits(reconnect_timeout_s=ANSWER_WITHIN_S)
+    return Client(connection, limits=limits, connect_timeout_s=ANSWER_WITHIN_S)
 
 
 def _repeat(draw: Callable[[], tuple[Any, RenderableType]], *, watch: bool, interval: float, as_json: bool) -> None:
@@ -220,7 +229,7 @@ def status(connection: str | None, as_json: bool, watch: bool, interval: float) 
 
         def draw() -> tuple[Any, RenderableType]:
             now = client.status()
-            return now, terminal.status_panel(now) if as_json else terminal.overview(now, client.nodes()["nodes"])
+            return now, terminal.status_panel(now) if as_json else terminal.overview(now, client.nodes())
 
         _repeat(draw, watch=watch, interval=interval, as_json=as_json)
 
@@ -230,15 +239,168 @@ def status(connection: str | None, as_json: bool, watch: bool, interval: float) 
 def nodes(connection: str | None, as_json: bool, watch: bool, interval: float) -> None:
     """List the nodes with their slots, load and health.
 
-    With --json, the document is that of `Client.nodes`.
+    With --json, the document holds the list of `Client.nodes` under "nodes".
     """
     with _client(connection) as client:
 
         def draw() -> tuple[Any, RenderableType]:
             now = client.nodes()
-            return now, terminal.nodes_table(now["nodes"])
+            return {"nodes": now}, terminal.nodes_table(now)
 
         _repeat(draw, watch=watch, interval=interval, as_json=as_json)
+
+
+# ------------------------------------------------------------------------------------ a cluster of one machine
+
+READY_WITHIN_S = 30.0
+STOP_WITHIN_S = 10.0
+"""A child that has not ended by then, after it was told to, is killed."""
+
+LAST_LINES = 10
+
+
+class Child:
+    """One of our commands as a process, in a process group of its own, so that Ctrl-C reaches only us.
+
+    It ends when we do, however we end: it holds the other end of our pipe. What it writes to standard error is
+    kept back until it is ready, and then passed on.
+    """
+
+    def __init__(self, name: str, module: str, *arguments: str) -> None:
+        self.name = name
+        ready, their_ready = os.pipe()
+        their_life, self._lifeline = os.pipe()
+        command = [sys.executable, "-P", "-m", module, *arguments]
+        command += ["--ready-fd", str(their_ready), "--lifeline-fd", str(their_life)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=(their_ready, their_life),
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                process_group=0,
+                text=True,
+                errors="replace",
+            )
+        finally:
+            os.close(their_ready)
+            os.close(their_life)
+        self._ready = ready
+        self.pid = self._process.pid
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._is_ready = False
+        self._telling = threading.Lock()
+        self._reader = threading.Thread(target=self._relay, name=f"{name} log", daemon=True)
+        self._reader.start()
+
+    def _relay(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                with self._telling:
+                    self._last_lines.append(line.rstrip())
+                    if self._is_ready:
+                        click.echo(line, err=True, nl=False)
+
+    def await_ready(self) -> dict[str, Any]:
+        """What it says when it is ready. Raises :class:`Failure` if it ends before, or is not ready in time."""
+        with open(self._ready, "rb", buffering=0) as ready:
+            readable, _, _ = select.select([ready], [], [], READY_WITHIN_S)
+            raw = ready.read(4096) if readable else b""
+        if raw:
+            with self._telling:
+                self._is_ready = True
+                for line in self._last_lines:
+                    click.echo(line, err=True)
+            said: dict[str, Any] = json.loads(raw)
+            return said
+        if readable:
+            raise self.ended()
+        raise Failure(f"the {self.name} was not ready within {READY_WITHIN_S:.0f} s")
+
+    def ended(self) -> Failure:
+        """How it ended, for people. What it said was already shown, unless it was never ready."""
+        code = self._process.wait()
+        self._reader.join(STOP_WITHIN_S)
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        said = "\n".join(line.removeprefix("cluster: ") for line in self._last_lines)
+        if not said:
+            return Failure(f"the {self.name} {how}")
+        if not self._is_ready:
+            return Failure(f"the {self.name} did not start: {said}")
+        return Failure(f"the {self.name} {how}; its last lines:\n{said}")
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._reader.join(STOP_WITHIN_S)
+        os.close(self._lifeline)
+
+
+def _await_end(children: Sequence[Child]) -> Child:
+    """Wait until one of them ends; that one."""
+    descriptors = {os.pidfd_open(child.pid): child for child in children}
+    try:
+        readable, _, _ = select.select(list(descriptors), [], [])
+        return descriptors[readable[0]]
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+@root.command(short_help="Run a coordinator and a node on this machine.")
+@option("--slots", type=click.IntRange(1), help="Jobs to run at once; without it, one for each processor.")
+@option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@option("--port", type=click.IntRange(0, 65535), default=7077, show_default=True, help="Port; 0 is any free one.")
+@option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True)
+def up(slots: int | None, host: str, port: int, log_level: str) -> None:
+    """Run a coordinator and a node on this machine, in the foreground, until Ctrl-C.
+
+    `Client()` of the same user finds them by itself. Nodes of other machines can join, where --host lets them.
+    """
+    from cluster.keys import connection_path, coordinator_dir
+
+    console = terminal.console()
+    with ExitStack() as stack:
+        stack.enter_context(_termination_as_interrupt())
+        try:
+            coordinator = Child(
+                *("coordinator", "scheduler"),
+                *("--directory", str(coordinator_dir()), "--host", host, "--port", str(port)),
+                *("--log-level", log_level),
+            )
+            stack.callback(coordinator.stop)
+            told = coordinator.await_ready()
+            node = Child(
+                *("node", "node"),
+                *("--connection", str(connection_path("node")), "--log-level", log_level),
+                *(() if slots is None else ("--slots", str(slots))),
+            )
+            stack.callback(node.stop)
+            name = node.await_ready()["name"]
+            console.print(terminal.up_panel(f"tcp://{told['host']}:{told['port']}", name, connection_path))
+            raise _await_end([coordinator, node]).ended()
+        except KeyboardInterrupt:
+            console.print("stopping")
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM, as from systemd, ends a command the way Ctrl-C does."""
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # ------------------------------------------------------------------------------------ demonstration

@@ -18,13 +18,13 @@ import hashlib
 import itertools
 import os
 import secrets
-import stat
 import sys
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import version
 from time import monotonic
 from typing import Any, Final, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -85,7 +85,7 @@ LINGER_MS = 500
 KEPT_SPECS = 64
 """Functions whose encoded spec a client keeps; more are encoded anew."""
 
-_VERSION = "0.1.0"
+_SUCCEEDED, _CANCELLED = int(Outcome.SUCCEEDED), int(Outcome.CANCELLED)
 _PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
@@ -201,7 +201,7 @@ class Future(concurrent.futures.Future[T]):
     def _left_behind(self, error: errors.ClientClosed) -> None:
         """In a forked child: whoever held its lock, or waited for it, is not in this process."""
         self._condition = threading.Condition()
-        self._waiters = []  # type: ignore[assignment]
+        self._waiters = []
         self._done_callbacks: list[Any] = []
         if not self.done():
             self.set_exception(error)
@@ -267,7 +267,7 @@ class _Session:
         """Makes the error of whoever still submits; None while all is well."""
         self._wire = wire
         self._on_end = on_end
-        self._actor: Actor = ClientSession(self.id, namespace, _VERSION, limits)
+        self._actor: Actor = ClientSession(self.id, namespace, version("ganger"), limits)
         self._blobs = MemoryBlobs()
         self._log = FactLog("client")
         self._changed = threading.Condition(threading.RLock())
@@ -276,6 +276,7 @@ class _Session:
         self._connected = False
         self._leaving = False
         self._ended = False
+        self._forked = False
         self._pid = os.getpid()
         # the outbox
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -334,16 +335,19 @@ class _Session:
                 self._make_room(size, block)
             if self.closed is not None:
                 raise self.closed()
-            counter = self._last = next(self._counters)
+            # An interrupt may strike between any two of these lines: it may cost this future, nothing else.
+            counter = next(self._counters)
             if large is not None:
                 self._loads.append((large[0], counter, payload))  # type: ignore[arg-type]
             if code is not None and len(code.data) > INLINE_BYTES:
                 self._loads.append((code.sha, counter, _CodeSource(code.data)))
             future._counter = counter
+            self._entries.append(Entry(counter, spec, inline, large, code))
             self._futures[counter] = future
+            if counter > self._last:
+                self._last = counter
             self._sizes.append((counter, size))
             self._bytes += size
-            self._entries.append(Entry(counter, spec, inline, large, code))
             if not self._rung:
                 self._ring()
 
@@ -365,11 +369,12 @@ class _Session:
         self._wait(room, None)
 
     def await_accepted(self, future: Future[Any], timeout: float | None) -> bool:
+        self._check_process()
         counter = future._counter
         with self._changed:
 
             def known() -> bool:
-                return self._acknowledged >= counter or future.done() or self.closed_by_force
+                return self._acknowledged >= counter or future.done() or self._ended
 
             if not counter:
                 return False
@@ -377,12 +382,8 @@ class _Session:
                 raise TimeoutError(f"job {future.job_id} is not acknowledged after {timeout} s")
             return future._accepted if future.done() else self._acknowledged >= counter
 
-    @property
-    def closed_by_force(self) -> bool:
-        """Whether nothing will come any more, of what is still open."""
-        return self._ended
-
     def flush(self, timeout: float | None) -> None:
+        self._check_process()
         with self._changed:
             through = self._last
             if self._acknowledged >= through:
@@ -429,7 +430,7 @@ class _Session:
         with self._changed:
             if self._ended:
                 return
-            open_ones = self._futures.values() if futures is None else futures
+            open_ones = list(self._futures.values()) if futures is None else futures
             self._wishes += [f._counter for f in open_ones if f._counter and not f.done()]
             self._ring()
 
@@ -460,6 +461,7 @@ class _Session:
         with self._changed:
             if self.closed is None:
                 self.closed = _raiser(errors.ClientClosed, "the client was shut down")
+            self._changed.notify_all()
             self._leave_if_done()
 
     def leave(self, error: Callable[[], Exception] | None = None) -> None:
@@ -470,6 +472,7 @@ class _Session:
             if not self._leaving and not self._ended:
                 self._leaving = True
                 self._mail.append(LeaveWished("the client leaves"))
+                self._changed.notify_all()
                 self._ring()
 
     def join(self, timeout: float | None = None) -> None:
@@ -496,10 +499,14 @@ class _Session:
         )
         self._changed = threading.Condition(threading.RLock())
         self.closed = _raiser(errors.ClientClosed, text)
-        self._ended = True
+        self._ended = self._forked = True
         futures, self._futures = self._futures, {}
         for future in futures.values():
             future._left_behind(errors.ClientClosed(text))
+
+    def _check_process(self) -> None:
+        if self._forked and self.closed is not None:
+            raise self.closed()
 
     def _on_own_thread(self) -> bool:
         return threading.get_ident() == self._thread.ident
@@ -515,8 +522,8 @@ class _Session:
     def _ring(self) -> None:
         """Under the lock: wake the thread, once until it has looked."""
         if not self._rung and not self._ended:
-            self._rung = True
             os.eventfd_write(self._bell, 1)
+            self._rung = True
 
     def _leave_if_done(self) -> None:
         with self._changed:
@@ -534,7 +541,7 @@ class _Session:
             try:
                 os.eventfd_read(self._bell)
             except BlockingIOError:
-                return [], True
+                pass
             self._rung = False
             entries, self._entries = self._entries, []
             loads, self._loads = self._loads, []
@@ -624,10 +631,10 @@ class _Session:
                 bytes_ = self._taken(large[0], shared)
             if future is None:
                 continue
-            if outcome == Outcome.SUCCEEDED:
+            if outcome == _SUCCEEDED:
                 future._accepted = True
                 _settle_with(future, bytes_)
-            elif outcome == Outcome.CANCELLED:
+            elif outcome == _CANCELLED:
                 future._accepted = counter <= self._acknowledged
                 future._cancelled()
             else:
@@ -943,9 +950,10 @@ class Client(concurrent.futures.Executor):
         """What the cluster is and does: its version, nodes, and jobs by state."""
         return self.ask("status")
 
-    def nodes(self) -> dict[str, Any]:
-        """The nodes, with their slots, labels and load."""
-        return self.ask("nodes")
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes, each with its name, state, slots, labels and load."""
+        rows: list[dict[str, Any]] = self.ask("nodes")["nodes"]
+        return rows
 
     def __repr__(self) -> str:
         state = "closed" if self._session.closed is not None else "open"
@@ -1014,13 +1022,12 @@ class Client(concurrent.futures.Executor):
         buffersize: int | None,
     ) -> Generator[Any, None, None]:
         """Submits now, and gives a generator of the results."""
-        session = self._session
         futures: deque[Future[Any]] = deque()
         try:
             for args in itertools.islice(calls, buffersize):
                 futures.append(call(args))
         except BaseException:
-            session.wish_cancelled(futures)
+            self._session.wish_cancelled(futures)
             raise
 
         def results() -> Generator[Any, None, None]:
@@ -1031,33 +1038,17 @@ class Client(concurrent.futures.Executor):
                             futures.append(call(args))
                             del args
                     yield _next_result(futures, deadline)
-            finally:
-                session.wish_cancelled(futures)
+            finally:  # and as long as this lives, so does the client, which ends its session when it goes
+                self._session.wish_cancelled(futures)
 
         return results()
 
 
 def _dial(context: zmq.Context[zmq.Socket[bytes]], connection: ConnectionFile, transport: Transport) -> Dial:
-    local = connection.local
     if transport not in ("auto", "tcp", "ipc"):
         raise ValueError(f"transport is 'auto', 'tcp' or 'ipc', not {transport!r}")
-    if transport == "ipc" and local is None:
-        raise errors.ConfigError("the connection file names no local socket; use transport='tcp'")
-    if local is not None and (transport == "ipc" or (transport == "auto" and _is_ours(local))):
-        return Dial(context, local)
-    if not connection.coordinators:
-        raise errors.ConfigError("the connection file names no TCP address; use transport='ipc'")
-    address, server_key = connection.coordinators[0]
+    address, server_key = connection.way(transport)
     return Dial(context, address, server_key, connection.public_key, connection.secret_key)
-
-
-def _is_ours(local: str) -> bool:
-    """Whether the local socket is there, and made by this user."""
-    try:
-        found = os.stat(local.removeprefix("ipc://"))
-    except OSError:
-        return False
-    return stat.S_ISSOCK(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _next_result(futures: deque[Future[Any]], deadline: float | None) -> Any:

@@ -178,6 +178,7 @@ class ClientSession:
 
     def turn(self, events: Sequence[Any], now: Now) -> Turn:
         self._turn = turn = Turn()
+        self._dialer.born(now.mono)
         drained = False
         for event in events:
             match event:
@@ -192,7 +193,9 @@ class ClientSession:
                 case blobs.ChunkWritten():
                     self._chunk_written(event, now.mono)
                 case blobs.BlobFailed():
-                    self._blob_failed(event)
+                    if event.sha in self._incoming and self._dialer.up:
+                        self._send(BlobRefused(event.sha, event.reason), now.mono)
+                    self._blob_failed(event, now.mono)
                 case Connected():
                     turn.after_commit += self._dialer.connected(now.mono)
                 case Disconnected():
@@ -259,6 +262,7 @@ class ClientSession:
         unsent = self._unsent
         while unsent:
             batch: list[Entry] = []
+            shared: set[bytes] = set()
             size = 0
             while unsent and len(batch) < MAX_BATCH and size < BATCH_BYTES:
                 entry = unsent[0]
@@ -267,7 +271,10 @@ class ClientSession:
                 if any(sha not in self._stored for sha, _ in _blobs_of(entry)):
                     break
                 batch.append(unsent.popleft())
-                size += len(entry.payload) + (len(entry.code[1]) if entry.code else 0)
+                size += len(entry.payload)
+                if entry.spec not in shared:
+                    shared.add(entry.spec)
+                    size += len(entry.spec) + (len(entry.code[1]) if entry.code else 0)
             if not batch:
                 break
             self._send(_submit(batch), now)
@@ -293,19 +300,26 @@ class ClientSession:
         first = self._sent[0] if self._sent else self._unsent[0] if self._unsent else None
         return self._offered if first is None else first.counter - 1
 
-    def _accept(self, through: int) -> None:
+    def _accept(self, through: int, now: float) -> None:
         self._accepted = max(self._accepted, through)
         while self._sent and self._sent[0].counter <= through:
             for sha, _ in _blobs_of(self._sent.popleft()):
-                self._release(sha)
+                self._release(sha, now)
 
-    def _release(self, sha: bytes) -> None:
+    def _release(self, sha: bytes, now: float) -> None:
         """An entry no longer needs its blob here; another may."""
         if any(sha == s for e in (*self._sent, *self._unsent) for s, _ in _blobs_of(e)):
             return
-        self._stored.discard(sha)
-        self._outgoing.drop(sha)
+        if sha in self._outgoing or sha in self._stored:
+            self._withdraw(sha, now)
         self._turn.after_commit.append(blobs.DropBlob(sha))
+
+    def _withdraw(self, sha: bytes, now: float) -> None:
+        """No job needs it any more that the coordinator does not have."""
+        self._stored.discard(sha)
+        word = self._outgoing.withdraw(sha)
+        if self._dialer.up:
+            self._send(word, now)
 
     # ------------------------------------------------------------------------------- messages
 
@@ -321,7 +335,7 @@ class ClientSession:
             case Results():
                 self._results(message, now)
             case Accepted():
-                self._accept(message.through)
+                self._accept(message.through, now)
             case Welcome():
                 self._welcome(message, now)
             case Refusal():
@@ -336,10 +350,12 @@ class ClientSession:
             case Taken():
                 if self._outgoing.taken(message):
                     self._stored.add(message.sha)
+                elif message.through and message.sha not in self._outgoing and message.sha not in self._stored:
+                    self._withdraw(message.sha, now)
             case Chunk():
                 self._chunk(message, now)
             case BlobRefused():
-                self._blob_failed(blobs.BlobFailed(message.sha, message.reason))
+                self._blob_failed(blobs.BlobFailed(message.sha, message.reason), now)
             case _:
                 self._turn.facts.append(fact("unexpected", reason=type(message).__name__))
 
@@ -349,23 +365,24 @@ class ClientSession:
             lost = Failure("JobLost", "the coordinator was restarted and no longer knows the job").encode()
             waiting = {e.counter for e in (*self._sent, *self._unsent)}
             self._settle(Settled(c, Outcome.LOST, lost) for c in sorted(self._open - waiting) if c <= self._accepted)
+            for sha in self._fetching:
+                if self._incoming.drop(sha):
+                    self._turn.after_commit.append(blobs.DropBlob(sha))
             self._fetching.clear()
-        self._accept(message.accepted)
+        self._accept(message.accepted, now)
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
-        self._outgoing.restart()
+        for word in self._outgoing.restart():
+            self._send(word, now)
         self._offer_again({sha for entry in self._unsent for sha, _ in _blobs_of(entry)})
         for sha, rows in self._fetching.items():
             self._send(Fetch(sha, rows[0].large[1] if rows[0].large else 0), now)
         for asked in self._asks.values():
             self._send(Ask(asked.ask, asked.topic, asked.about), now)
-        if self._cancels:
-            # Those still unsent follow their submission: see _hand_in, which runs after this in the same turn.
-            self._hand_in(now)
-            self._send(Cancel([job_id(self.session, c) for c in sorted(self._cancels)]), now)
+        self._cancel(sorted(self._cancels), now)
 
     def _results(self, message: Results, now: float) -> None:
-        self._accept(message.through)
+        self._accept(message.through, now)
         large = {row: (sha, size) for row, sha, size in message.large}
         rows = []
         for i, (counter, outcome, payload) in enumerate(
@@ -399,12 +416,16 @@ class ClientSession:
 
     def _chunk(self, chunk: Chunk, now: float) -> None:
         if chunk.sha not in self._fetching:
+            if not chunk.offset:
+                self._send(Taken(chunk.sha, chunk.size), now)  # it came on an earlier link
             return
         answer = self._incoming.take(chunk, have=False)
         if isinstance(answer, blobs.WriteChunk):
             self._turn.after_commit.append(answer)
         elif isinstance(answer, Message):
             self._send(answer, now)
+            if isinstance(answer, BlobRefused):
+                self._blob_failed(blobs.BlobFailed(chunk.sha, answer.reason), now)
 
     def _chunk_written(self, event: blobs.ChunkWritten, now: float) -> None:
         word = self._incoming.written(event)
@@ -416,18 +437,22 @@ class ClientSession:
         if whole:
             self._settle(self._fetching.pop(event.sha, []))
 
-    def _blob_failed(self, event: blobs.BlobFailed) -> None:
+    def _blob_failed(self, event: blobs.BlobFailed, now: float) -> None:
         """A blob cannot be sent or received: the jobs that need it end here, no other does."""
         self._turn.facts.append(fact("blob_failed", sha=event.sha.hex()[:12], reason=event.reason))
         failure = Failure("JobRefused", f"a large payload could not be handed in: {event.reason}").encode()
         spoilt = [e for e in self._unsent if any(sha == event.sha for sha, _ in _blobs_of(e))]
-        self._outgoing.drop(event.sha)
+        if event.sha in self._outgoing or event.sha in self._stored:
+            self._withdraw(event.sha, now)
         if spoilt:
             self._unsent = deque(e for e in self._unsent if e not in spoilt)
             self._settle(Settled(e.counter, Outcome.FAILED, failure) for e in spoilt)
             self._turn.after_commit.append(blobs.DropBlob(event.sha))
+            for sha in {sha for e in spoilt for sha, _ in _blobs_of(e)} - {event.sha}:
+                self._release(sha, now)
         if event.sha in self._fetching:
-            self._incoming.drop(event.sha)
+            if self._incoming.drop(event.sha):
+                self._turn.after_commit.append(blobs.DropBlob(event.sha))
             failure = Failure("JobLost", f"the result could not be fetched: {event.reason}").encode()
             self._settle(Settled(r.counter, Outcome.LOST, failure) for r in self._fetching.pop(event.sha))
 
@@ -444,12 +469,14 @@ class ClientSession:
             self._settle(Settled(e.counter, Outcome.CANCELLED, word) for e in unsent)
             for entry in unsent:
                 for sha, _ in _blobs_of(entry):
-                    self._release(sha)
+                    self._release(sha, now)
             wished.difference_update(e.counter for e in unsent)
         if wished:
             self._cancels |= wished
             if self._dialer.up:
-                self._send(Cancel([job_id(self.session, c) for c in sorted(wished)]), now)
+                jobs = [job_id(self.session, c) for c in sorted(wished)]
+                for first in range(0, len(jobs), MAX_BATCH):
+                    self._send(Cancel(jobs[first : first + MAX_BATCH]), now)
 
     def _beat_s(self) -> float:
         busy = self._open or self._asks

@@ -33,6 +33,9 @@ BATCH_BYTES = 512 * 1024
 MAX_BATCH = 5_000
 """Rows in one message, so that no message takes a turn of its own to handle."""
 
+MAX_HELD = 50_000
+"""Attempts placed on one node, so that its hello can name them all, and as many that are finished and owed."""
+
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """No frame of ours reaches this; a larger one is cut by the socket before it is buffered."""
 

@@ -396,7 +396,7 @@ class _Story:
                     self._look(client, ended)
                     self._notice(ended)
                 if self._overdue():
-                    self.problems.append(f"node {self.killed} was not noticed as lost in {LOST_WITHIN_S:.0f} s")
+                    self.problems.append(f"{self.killed} was not noticed as lost in {LOST_WITHIN_S:.0f} s")
                     break
                 if ended < len(files) and time.perf_counter() - moved > STUCK_S:
                     self.problems.append(f"no job ended for {STUCK_S:.0f} s; {len(files) - ended} are open")
@@ -415,7 +415,11 @@ class _Story:
 
     def _look(self, client: Any, ended: int) -> None:
         self._looked = time.perf_counter()
-        self.nodes = client.nodes()["nodes"]
+        before = self._row(self.killed) if self.killed else None
+        self.nodes = client.nodes()
+        if before is not None and self._row(before["name"]) is None:
+            # A lost node leaves the roster; who watches shall see that it is lost.
+            self.nodes.append({**before, "state": "lost", "busy": 0, "queued": 0})
         self._screen.progress("cluster", ended, self._total, self.nodes)
 
     def _kill(self, ended: int) -> None:
@@ -426,7 +430,7 @@ class _Story:
         self.killed = victim.name
         self.killed_at_s = round(time.perf_counter() - self._began, 3)
         self._screen.bad(
-            f"{ended} of {self._total} jobs are done: killed node {victim.name} with signal 9 (process {victim.pid})"
+            f"{ended:,} of {self._total:,} jobs are done: killed {victim.name} with signal 9 (process {victim.pid})"
         )
 
     def _row(self, name: str) -> dict[str, Any] | None:
@@ -447,7 +451,7 @@ class _Story:
         if row is not None and row["state"] != "lost":
             return
         self.noticed_after_s = round(self._since_kill(), 3)
-        self._screen.say(f"node {self.killed} is known as lost after {self.noticed_after_s:.1f} s; its jobs run again")
+        self._screen.say(f"{self.killed} is known as lost after {self.noticed_after_s:.1f} s; its jobs run elsewhere")
         if ended < REPLACE_BY * self._total:
             self.replacement = self._cluster.add_node().name
-            self._screen.say(f"node {self.replacement} was added")
+            self._screen.say(f"{self.replacement} was added")

@@ -4,21 +4,21 @@ One loop: sleep until something can be read or the actor's deadline; drain every
 the batch to the actor; perform its effects. The host also tells the actor what only it can see: that all
 sources were found empty, that this process did not run for a while, that the wall clock jumped.
 
-A *source* has ``pollables()`` (ZeroMQ sockets or descriptors) and ``drain(limit)``, which returns events and
-whether it was emptied; it is drained when one of them is readable, and once a tick in any case. A *performer* takes one effect and may return an event.
+A *source* has ``pollables()`` (descriptors) and ``drain(limit)``, which returns events and whether it was
+emptied; it is drained when one of them is readable, and once a tick in any case. A *performer* takes one effect and may return an event.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import resource
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
-
-import zmq
 
 from cluster.actor import Actor, Drained, Now, Stalled, Stop, WallClockJumped
 from cluster.facts import Fact
@@ -40,7 +40,7 @@ FULL_COLLECTION_S = 60.0
 
 
 class Source(Protocol):
-    def pollables(self) -> Iterable[Any]: ...
+    def pollables(self) -> Iterable[int]: ...
     def drain(self, limit: int) -> tuple[list[Any], bool]: ...
 
 
@@ -89,6 +89,7 @@ class Lifeline:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self.broken = False
         os.set_blocking(fd, False)
 
     def pollables(self) -> list[int]:
@@ -96,10 +97,16 @@ class Lifeline:
 
     def drain(self, limit: int) -> tuple[list[Any], bool]:
         try:
-            gone = os.read(self._fd, 64) == b""
+            self.broken = os.read(self._fd, 64) == b""
         except BlockingIOError:
-            gone = False
-        return ([Stop("the parent process is gone")] if gone else []), True
+            pass
+        return ([Stop("the parent process is gone")] if self.broken else []), True
+
+
+def raise_file_limit() -> None:
+    """As many descriptors as the hard limit allows: every peer takes one, every worker three."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Host:
@@ -132,12 +139,12 @@ class Host:
 
     def run(self) -> Stop:
         self.thread_id = threading.get_ident()
-        poller = zmq.Poller()
-        of: dict[Any, Source] = {}
+        poller = select.epoll()
+        of: dict[int, Source] = {}
         for source in self._sources:
-            for pollable in source.pollables():
-                poller.register(pollable, zmq.POLLIN)
-                of[pollable] = source
+            for fd in source.pollables():
+                poller.register(fd, select.EPOLLIN)
+                of[fd] = source
         if self._own_gc:
             gc.collect()
             gc.freeze()
@@ -150,7 +157,8 @@ class Host:
                 allowed = self._sleep_s(not full)
                 if allowed > 0 and self._own_gc:
                     self._collect()
-                full.update(of[p] for p, _ in poller.poll(int(allowed * 1000 + 0.999) if allowed > 0 else 0))
+                for fd, _ in poller.poll(allowed):
+                    full.add(of[fd])
                 now = self._clock()
                 if now - swept_at >= TICK_S:
                     swept_at = now
@@ -159,6 +167,7 @@ class Host:
                 awake_at = now
                 full = self._turn(full, late if late >= STALL_S else 0.0)
         finally:
+            poller.close()
             if self._own_gc:
                 gc.enable()
                 gc.unfreeze()

@@ -66,11 +66,12 @@ class Spec:
             texts = (name, namespace, owner, python, *(t for pair in labels for t in pair))
             sound = (
                 all(type(t) is str and len(t) <= 512 for t in texts)
-                and all(len(pair) == 2 for pair in labels)
+                and type(labels) is tuple
+                and all(type(pair) is tuple and len(pair) == 2 for pair in labels)
                 and type(by_value) is bool
                 and type(code) is bytes
                 and type(code_size) is int
-                and code_size >= 0
+                and 0 <= code_size < 1 << 62
                 and (not by_value or len(code) == 32)
             )
         except Exception as e:

@@ -139,9 +139,7 @@ class ConnectionFile:
         for i, entry in enumerate(fields.get("coordinators", list)):
             where = f"coordinators[{i}]"
             inner = _Fields(path, entry, fields.remedy, where + ".")
-            coordinators.append(
-                (inner.matching("address", _is_address, "tcp://host:port"), inner.key("server_key"))
-            )
+            coordinators.append((inner.matching("address", _is_address, "tcp://host:port"), inner.key("server_key")))
         local = fields.get("local", str, type(None))
         if local is not None and not local.startswith("ipc:///"):
             raise fields.wrong("local", "is not ipc:// and an absolute path")
@@ -183,9 +181,7 @@ def find_connection(role: str, path: str | os.PathLike[str] | None = None) -> Co
         )
     connection = ConnectionFile.load(found)
     if connection.role != role:
-        raise ConfigError(
-            f"{found} is the connection file of a {connection.role}; a {role} needs {role}.json"
-        )
+        raise ConfigError(f"{found} is the connection file of a {connection.role}; a {role} needs {role}.json")
     return connection
 
 
@@ -252,9 +248,7 @@ class Home:
         """Read the cluster's identity, or choose it; a new epoch is on disk before anybody hears of it."""
         path = self.directory / "cluster.json"
         if path.exists():
-            fields = _Fields(
-                path, _read(path), f"restore it, or start a new cluster by removing {self.directory}"
-            )
+            fields = _Fields(path, _read(path), f"restore it, or start a new cluster by removing {self.directory}")
             fields.version()
             self.cluster_id = fields.matching("cluster_id", _is_hex, "32 hexadecimal digits")
             self.epoch = fields.get("epoch", int)
@@ -396,9 +390,7 @@ def _read(path: Path) -> Any:
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise ConfigError(f"{path} holds a secret and is open to other users; chmod 600 {path}")
     if found.st_uid not in (os.geteuid(), 0):
-        raise ConfigError(
-            f"{path} belongs to user {found.st_uid}; chown it, or copy it to a file of your own"
-        )
+        raise ConfigError(f"{path} belongs to user {found.st_uid}; chown it, or copy it to a file of your own")
     try:
         return json.loads(raw)
     except ValueError as e:

@@ -340,7 +340,11 @@ def _is_atom(value: Any) -> bool:
 
 def _modules_stamp() -> tuple[int, str]:
     """Changes with each import: cloudpickle notes which submodules of a used package are loaded."""
-    return len(sys.modules), next(reversed(sys.modules))
+    while True:
+        try:
+            return len(sys.modules), next(reversed(sys.modules))
+        except RuntimeError:  # another thread imports
+            continue
 
 
 class _Watch:
@@ -494,9 +498,7 @@ class _Recipe:
         if type(value) is not types.FunctionType:
             raise _Uncertain
         # for these alone is it sure that no import can find them, now or later
-        if value.__module__ != "__main__" and not {"<locals>", "<lambda>"} & set(
-            value.__qualname__.split(".")
-        ):
+        if value.__module__ != "__main__" and not {"<locals>", "<lambda>"} & set(value.__qualname__.split(".")):
             raise _Uncertain
         self._add(value)
 
@@ -521,7 +523,7 @@ def _recipe(fn: Any) -> _Recipe | None:
         return None
     try:
         return _Recipe(fn)
-    except (_Uncertain, TypeError, AttributeError, RecursionError):
+    except Exception:  # _Uncertain, or whatever odd attributes of user objects raise
         return None
 
 

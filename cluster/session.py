@@ -12,6 +12,7 @@ messages on it from 1 and acknowledges what it took, cumulatively, in every head
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -85,11 +86,18 @@ class Dialer:
         self.heard_at: float | None = None
         """When the coordinator last said anything; the dialler's birth before that."""
         self._connected = False
+        self._asked_at: float | None = None
+        """When we first said something that they have not answered by anything."""
         self._retry_at: float | None = None
         self._retry_s = HELLO_RETRY_S
         self._spoke_at = 0.0
 
     # -- what the actor passes on -------------------------------------------------------------------
+
+    def born(self, now: float) -> None:
+        """The first turn: silence counts from here."""
+        if self.heard_at is None:
+            self.heard_at = now
 
     def connected(self, now: float) -> list[Send]:
         self._connected = True
@@ -105,6 +113,8 @@ class Dialer:
         """This process did not run: the other side's silence in that time proves nothing."""
         if self.heard_at is not None:
             self.heard_at += seconds
+        if self._asked_at is not None:
+            self._asked_at += seconds
 
     def receive(self, header: Header, message: Message, now: float) -> tuple[Message | None, list[Send]]:
         """The message if it is next in order (``Welcome`` and ``Refusal`` included), and what to send for it."""
@@ -126,6 +136,7 @@ class Dialer:
         if verdict is not Verdict.NEXT:
             return None, []
         self.heard_at = now
+        self._asked_at = None
         if isinstance(message, Welcome):
             self.up = True
             self._retry_at = None
@@ -138,9 +149,9 @@ class Dialer:
 
     def greet(self, now: float) -> list[Send]:
         """Open a new link, unless there is no connection to open it on."""
-        if self.heard_at is None:
-            self.heard_at = now
+        self.born(now)
         self.up = False
+        self._asked_at = None
         if not self._connected or self.refusal is not None:
             return []
         self.link = Link(self.link.number + 1)
@@ -152,6 +163,8 @@ class Dialer:
         """Number and address one message; only while ``up``."""
         assert self.up, "a message before the link stands"
         self._spoke_at = now
+        if self._asked_at is None:
+            self._asked_at = now
         return Send(b"", self.link.header(), message)
 
     def due(self, now: float, beat: Callable[[], Heartbeat | Pulse], beat_s: float) -> list[Send]:
@@ -160,7 +173,7 @@ class Dialer:
             return self.greet(now)
         if not self.up or self.heard_at is None:
             return []
-        if now - self.heard_at > 3.5 * max(beat_s, self.times.heartbeat_s):
+        if now >= self._patient_till():
             return self.greet(now)
         ack = self.link.ack_due()
         if now >= self._spoke_at + beat_s:
@@ -175,9 +188,13 @@ class Dialer:
             return self._retry_at
         if not self.up or self.heard_at is None:
             return None
-        times = [self._spoke_at + beat_s, self.heard_at + 3.5 * max(beat_s, self.times.heartbeat_s)]
+        times = [self._spoke_at + beat_s, self._patient_till()]
         ack = self.link.ack_due()
         return min(times) if ack is None else min(ack, *times)
+
+    def _patient_till(self) -> float:
+        """When three beats without any answer have shown that the link is dead."""
+        return math.inf if self._asked_at is None else self._asked_at + 2.5 * self.times.heartbeat_s
 
     def unheard_s(self, now: float) -> float:
         """How long the coordinator has been silent, or unreachable."""

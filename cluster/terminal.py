@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from typing import Any
@@ -23,11 +23,11 @@ from rich.text import Text
 from cluster.demo import Report, Screen
 
 STATE_STYLES = {"up": "green", "suspect": "yellow", "draining": "cyan", "lost": "bold red"}
-OUTCOME_STYLES = {"succeeded": "green", "failed": "red", "timed_out": "red", "lost": "bold red"}
+OUTCOME_STYLES = {"succeeded": "green", "failed": "red", "timed out": "red", "lost": "bold red"}
 BAR_SLOTS = 8
 """A node's slots are drawn one by one up to this many, and as a number above."""
 
-PICTURE_COLUMNS = 104
+PICTURE_COLUMNS = 112
 FONTS = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 """Fonts at hand: a picture in a README fetches nothing."""
 
@@ -48,9 +48,9 @@ def console(stderr: bool = False) -> Console:
 
 def seconds(value: float) -> str:
     """A duration for people: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``5 h 2 min``, ``3 d 4 h``."""
-    if value < 10:
+    if value < 9.95:
         return f"{value:.1f} s"
-    whole = int(value)
+    whole = round(value)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
@@ -83,7 +83,8 @@ def status_panel(status: Mapping[str, Any]) -> Panel:
     head = Table.grid(padding=(0, 2))
     head.add_column(style="dim")
     head.add_column()
-    head.add_row("address", Text(str(status["address"])))
+    if "address" in status:
+        head.add_row("address", Text(str(status["address"])))
     head.add_row("coordinator", Text(f"{status['version']}, epoch {status['epoch']}, up {seconds(status['uptime_s'])}"))
     busy, slots = status["busy"], status["slots"]
     head.add_row("nodes", Text(f"{status['nodes']}, with {busy} of {slots} slots busy"))
@@ -91,7 +92,7 @@ def status_panel(status: Mapping[str, Any]) -> Panel:
 
     figures = Table.grid(padding=(0, 3))
     finished = jobs["finished"]
-    outcomes = {"succeeded": 0, "failed": 0, **finished}
+    outcomes = {"succeeded": 0, "failed": 0, **{name: n for name, n in finished.items() if n}}
     columns = [
         ("ready", jobs["ready"], "yellow"),
         ("leased", jobs["leased"], "cyan"),
@@ -100,7 +101,7 @@ def status_panel(status: Mapping[str, Any]) -> Panel:
     ]
     for _ in columns:
         figures.add_column(justify="right")
-    figures.add_row(*(Text(name.replace("_", " "), style="dim") for name, _, _ in columns))
+    figures.add_row(*(Text(name, style="dim") for name, _, _ in columns))
     figures.add_row(*(_number(n, style) for _, n, style in columns))
     return Panel(
         Group(head, Text(), figures),
@@ -152,31 +153,37 @@ def overview(status: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> G
     return Group(status_panel(status), Text(), nodes_table(nodes))
 
 
-def up_panel(address: str, connection: str, client: str, node: Mapping[str, Any], *, default: bool) -> Panel:
-    """What to do with a cluster that has just come up. ``default``: ``Client()`` finds it by itself."""
-    argument = "" if default else repr(client)
-    body = Table.grid(padding=(0, 2))
-    body.add_column(style="dim", no_wrap=True)
-    body.add_column(overflow="fold")
-    slots = node["slots"]
-    body.add_row("address", Text(address))
-    body.add_row("node", Text(f"{node['name']}, {slots} slot{'s' * (slots != 1)}"))
-    body.add_row("connection", Text(client))
-    body.add_row("submit", Text(f"from cluster import Client\nClient({argument}).submit(pow, 2, 10).result()"))
-    body.add_row("look", Text("cluster status" + ("" if default else f" --connection {client}")))
-    body.add_row("join", Text(f"cluster node --connection {connection}"))
-    body.add_row("stop", Text("Ctrl-C"))
-    return Panel(body, title="the cluster is up", title_align="left", border_style="green", expand=False)
+def up_panel(address: str, node: str, connection: Callable[[str], object]) -> Panel:
+    """What to do with a cluster that has just come up; ``connection`` gives the file of a role."""
+    return _how_to(
+        "the cluster is up",
+        ("address", address),
+        ("node", node),
+        ("connection", str(connection("client"))),
+        ("submit", "from cluster import Client\nClient().submit(pow, 2, 10).result()"),
+        ("look", "cluster status"),
+        ("join", f"cluster node --connection {connection('node')}"),
+        ("stop", "Ctrl-C"),
+    )
 
 
 def kept_panel(connection: str) -> Panel:
+    """What to do with the cluster a demo has left."""
+    return _how_to(
+        "the cluster is still up",
+        ("submit", f"from cluster import Client\nClient({connection!r}).submit(pow, 2, 10).result()"),
+        ("look", f"cluster status --watch --connection {connection}"),
+        ("stop", "Ctrl-C"),
+    )
+
+
+def _how_to(title: str, *rows: tuple[str, str]) -> Panel:
     body = Table.grid(padding=(0, 2))
     body.add_column(style="dim", no_wrap=True)
     body.add_column(overflow="fold")
-    body.add_row("look", Text(f"cluster status --watch --connection {connection}"))
-    body.add_row("submit", Text(f"from cluster import Client\nClient({connection!r}).submit(pow, 2, 10).result()"))
-    body.add_row("stop", Text("Ctrl-C"))
-    return Panel(body, title="the cluster is still up", title_align="left", border_style="green", expand=False)
+    for name, text in rows:
+        body.add_row(name, Text(text))
+    return Panel(body, title=title, title_align="left", border_style="green", expand=False)
 
 
 # ------------------------------------------------------------------------------------ the demo
@@ -256,7 +263,7 @@ class KeepingScreen:
 
 
 def said(text: str, style: str = "") -> Text:
-    return Text("• ", style="blue").append(text, style=style)
+    return Text.assemble(("• ", "blue"), (text, style))
 
 
 @contextmanager
@@ -299,7 +306,14 @@ def demo_report(report: Report) -> Group:
     t = report.totals
     parts: list[RenderableType] = []
 
-    worst = Table(box=None, header_style="dim", pad_edge=False, title="most complex functions", title_justify="left")
+    worst = Table(
+        box=None,
+        header_style="dim",
+        pad_edge=False,
+        title="most complex functions",
+        title_justify="left",
+        title_style="bold",
+    )
     worst.add_column("complexity", justify="right")
     worst.add_column("function", overflow="fold")
     worst.add_column("where", overflow="fold")
@@ -307,7 +321,9 @@ def demo_report(report: Report) -> Group:
         worst.add_row(Text(str(f.complexity), style="bold yellow"), Text(f.name), Text(f"{path}:{f.line}", style="dim"))
     parts += [worst, Text()]
 
-    shares = Table(box=None, header_style="dim", pad_edge=False, title="who did it", title_justify="left")
+    shares = Table(
+        box=None, header_style="dim", pad_edge=False, title="who did it", title_justify="left", title_style="bold"
+    )
     shares.add_column("node", min_width=10)
     shares.add_column("worker", justify="right")
     shares.add_column("jobs", justify="right")
@@ -331,8 +347,8 @@ def demo_report(report: Report) -> Group:
     figures.add_column()
     figures.add_row(
         "found",
-        f"{t.files:,} files, {t.lines:,} lines, {t.classes:,} classes, {t.functions:,} functions"
-        f" of complexity {mean:.1f} in the mean; {t.unparsed} files do not parse (they test the parser)",
+        f"{t.files:,} files ({t.unparsed} made not to parse), {t.lines:,} lines, {t.classes:,} classes,"
+        f" {t.functions:,} functions, mean complexity {mean:.1f}",
     )
     figures.add_row(
         "speed",
@@ -343,7 +359,7 @@ def demo_report(report: Report) -> Group:
     if report.noticed_after_s is not None:
         figures.add_row(
             "lost",
-            f"node {report.killed} at {report.killed_at_s:.1f} s, noticed {report.noticed_after_s:.1f} s later;"
+            f"{report.killed} at {report.killed_at_s:.1f} s, noticed {report.noticed_after_s:.1f} s later;"
             f" {report.executions:,} executions made {report.results:,} results: {again} ran again",
         )
     parts += [figures, Text(), verdict(report)]

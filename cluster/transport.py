@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import select
 import socket as net
 import stat
 import struct
@@ -95,6 +96,8 @@ class Doors:
         self._ipc: Socket | None = None
         self._monitor: Socket | None = None
         self._doors: dict[bytes, Socket] = {}
+        self._ears = _Ears()
+        self._ears.add(self._gate.socket)
         self.received = self.received_bytes = 0
         self.sent = self.sent_bytes = 0
         self.dropped = 0
@@ -118,6 +121,8 @@ class Doors:
             self._tcp.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
             refusals = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
             self._monitor = _watch(self._context, self._tcp, refusals)
+            self._ears.add(self._monitor)
+            self._ears.add(self._tcp)
             self._doors[b"T"] = self._tcp
         self._tcp.ipv6 = ":" in numeric
         try:
@@ -132,25 +137,28 @@ class Doors:
         _check_ipc(path)
         if self._ipc is None:
             self._ipc = _router(self._context)
+            self._ears.add(self._ipc)
             self._doors[b"I"] = self._ipc
         try:
             self._ipc.bind(f"ipc://{path}")
         except zmq.ZMQError as e:
             raise ConfigError(f"cannot listen on {path}: {e.strerror}") from None
 
-    def pollables(self) -> list[Socket | int]:
-        monitors = [] if self._monitor is None else [self._monitor]
-        return [*self._doors.values(), self._gate.socket, *monitors]
+    def pollables(self) -> list[int]:
+        return [self._ears.fileno()]
 
     def drain(self, limit: int) -> tuple[list[Event], bool]:
         """Up to ``limit`` messages, the sockets in turn, and whether all of them were found empty."""
-        if _readable(self._gate.socket):
+        ready = self._ears.take()
+        if self._gate.socket in ready:
             self._gate.serve()
-        if self._monitor is not None and _readable(self._monitor):
+            self._ears.touched(self._gate.socket)
+        if self._monitor is not None and self._monitor in ready:
             for event, value in _heard(self._monitor):
                 self._complaints.add("handshake_refused", _refusal_words(event, value))
+            self._ears.touched(self._monitor)
         events: list[Event] = []
-        open_doors = {prefix: socket for prefix, socket in self._doors.items() if _readable(socket)}
+        open_doors = {prefix: socket for prefix, socket in self._doors.items() if socket in ready}
         while open_doors and limit > 0:
             for prefix, socket in list(open_doors.items()):
                 wanted = min(SLICE, limit)
@@ -160,6 +168,8 @@ class Doors:
                     del open_doors[prefix]
                 if limit <= 0:
                     break
+        for socket in open_doors.values():
+            self._ears.touched(socket)
         return events, not open_doors
 
     def _take(self, prefix: bytes, socket: Socket, limit: int, events: list[Event]) -> int:
@@ -194,6 +204,7 @@ class Doors:
         raw = _encoded(effect)
         try:
             socket.send(route[1:], _NOW_MORE)
+            socket.send(raw, _NOW)
         except zmq.Again:
             self.dropped += 1
             return None
@@ -202,7 +213,8 @@ class Doors:
                 raise
             self.unroutable += 1
             return Unroutable(route)
-        socket.send(raw, _NOW)
+        finally:
+            self._ears.touched(socket)
         self.sent += 1
         self.sent_bytes += len(raw)
         return None
@@ -226,12 +238,15 @@ class Doors:
             self._monitor.close(0)
             self._monitor = None
         self._gate.socket.close(0)
+        self._ears.close()
 
 
 class Dial:
     """A peer's one connection to one address of the coordinator; libzmq dials again when it breaks.
 
     TCP needs the coordinator's public key and a key pair of one's own; an ipc address needs none of them.
+    When a connection ends, libzmq throws away what had come by it and was not yet drained: the price of
+    ``IMMEDIATE``, without which messages for a lost connection would turn up on the next one.
     A refusal is reported as :class:`Rejected`, and tried again two seconds later by ``drain`` or ``send``.
     """
 
@@ -270,6 +285,9 @@ class Dial:
         self._socket.connect_timeout = CONNECT_MS
         self._socket.ipv6 = address.startswith("tcp://[")
         self._monitor = _watch(context, self._socket, zmq.EVENT_ALL)
+        self._ears = _Ears()
+        self._ears.add(self._socket)
+        self._ears.add(self._monitor)
         try:
             if server_key is not None:
                 self._socket.curve_serverkey = server_key.encode()
@@ -280,24 +298,26 @@ class Dial:
             self.close()
             raise ConfigError(f"cannot dial {address}: {e.strerror}; check address and keys") from None
 
-    def pollables(self) -> list[Socket | int]:
-        return [self._socket, self._monitor]
+    def pollables(self) -> list[int]:
+        return [self._ears.fileno()]
 
     def drain(self, limit: int) -> tuple[list[Event], bool]:
         """Up to ``limit`` messages and what became of the connection; whether no message was left.
 
         What came by a connection stands before the news of its end.
         """
-        if _readable(self._monitor):
+        ready = self._ears.take()
+        if self._monitor in ready:
             for event, value in _heard(self._monitor):
                 self._note(event, value, self._news)
+            self._ears.touched(self._monitor)
         if self._refused:
             self._hang_up()
         self._redial()
         events: list[Event] = []
-        emptied = False
+        emptied = self._socket not in ready and not self._news
         recv = self._socket.recv
-        while len(events) < limit:
+        while not emptied and len(events) < limit:
             try:
                 raw = recv(_NOW)
             except zmq.Again:
@@ -307,9 +327,13 @@ class Dial:
             self.received += 1
             self.received_bytes += len(raw)
             events.append(_event(b"", self._identity, raw, extra))
-        if emptied and self._news:
+        if not emptied:
+            self._ears.touched(self._socket)
+        elif self._news:
             events += self._news
             self._news.clear()
+        if not emptied:
+            self._ears.touched(self._socket)
         return events, emptied
 
     def send(self, effect: Send) -> Unroutable | None:
@@ -321,6 +345,8 @@ class Dial:
         except zmq.Again:
             self.dropped += 1
             return None
+        finally:
+            self._ears.touched(self._socket)
         self.sent += 1
         self.sent_bytes += len(raw)
         return None
@@ -334,6 +360,7 @@ class Dial:
             self._socket.disable_monitor()
             self._monitor.close(0)
             self._socket.close(linger_ms)
+            self._ears.close()
 
     # -- what the monitor says ----------------------------------------------------------------------
 
@@ -453,6 +480,55 @@ class _Gate:
         return "", where, user
 
 
+class _Ears:
+    """Says through one descriptor which of some sockets may have something.
+
+    libzmq's own descriptor of a socket tells of news, not of messages, and a send may take the news in. So a
+    socket that was sent on is asked itself; the others need not be touched, which costs system calls each time.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._of: dict[int, Socket] = {}
+        self._due: set[Socket] = set()
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def add(self, socket: Socket) -> None:
+        fd = int(socket.get(zmq.FD))
+        self._of[fd] = socket
+        self._epoll.register(fd, select.EPOLLIN)
+        self._ring(socket)
+
+    def touched(self, socket: Socket) -> None:
+        """It was used other than by reading it empty."""
+        if socket not in self._due and int(socket.get(_EVENTS)) & _READABLE:
+            self._ring(socket)
+
+    def take(self) -> set[Socket]:
+        """Sockets to read until they are empty, or else to call ``touched`` again."""
+        ready, self._due = self._due, set()
+        for fd, _ in self._epoll.poll(0):
+            if fd == self._bell:
+                os.eventfd_read(self._bell)
+            else:
+                ready.add(self._of[fd])
+        return ready
+
+    def _ring(self, socket: Socket) -> None:
+        if not self._due:
+            os.eventfd_write(self._bell, 1)
+        self._due.add(socket)
+
+    def close(self) -> None:
+        if not self._epoll.closed:
+            self._epoll.close()
+            os.close(self._bell)
+
+
 class _Complaints:
     """Facts about refusals. The first of a reason at once, then one in five seconds that counts the rest."""
 
@@ -519,11 +595,6 @@ def _peer_address(frame: zmq.Frame) -> str:
         return f"from {frame.get('Peer-Address')}"
     except zmq.ZMQError:
         return ""
-
-
-def _readable(socket: Socket) -> bool:
-    """Cheaper than an attempt, which raises where there is nothing."""
-    return bool(int(socket.get(_EVENTS)) & _READABLE)
 
 
 # ------------------------------------------------------------------------------------ sockets

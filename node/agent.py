@@ -133,6 +133,10 @@ class Agent:
                     if chunk is not None:
                         self._send(chunk)
                 case blobs.BlobFailed():
+                    if event.sha in self._incoming:
+                        self._send(BlobRefused(event.sha, event.reason))
+                    self._shelf.forget(event.sha)
+                    self._do(blobs.DropBlob(event.sha))
                     self._blob_failed(event.sha, event.reason)
                 case VitalsTaken():
                     self._vitals = event.vitals
@@ -231,6 +235,8 @@ class Agent:
             case Taken():
                 if self._outgoing.taken(message):
                     self._stored.add(message.sha)
+                elif message.through and message.sha not in self._outgoing and message.sha not in self._stored:
+                    self._send(self._outgoing.withdraw(message.sha))
             case BlobRefused():
                 self._blob_failed(message.sha, message.reason)
             case Refusal():
@@ -241,10 +247,11 @@ class Agent:
     def _welcome(self, message: Welcome) -> None:
         self._fact("registered", epoch=message.epoch, link=self._dialer.link.number)
         for _, attempts in self._unacked:
-            self._unsent += [a for a in attempts if a.phase is Phase.OWED]
+            self._unsent += [a for a in attempts if a.phase is Phase.OWED and not a.discarded]
         self._unacked.clear()
         self._stored.clear()
-        self._outgoing.restart()
+        for word in self._outgoing.restart():
+            self._send(word)
         for attempt in self._unsent:
             self._upload(attempt)
         for attempt in self._attempts:
@@ -267,8 +274,15 @@ class Agent:
             self._release_inputs(attempt)
         if attempt.done is not None and attempt.done.large is not None:
             sha = attempt.done.large[0]
-            self._outgoing.drop(sha)
+            offered = sha in self._outgoing or sha in self._stored
+            if offered and not any(a.needs(sha) for a in self._unsent if a is not attempt):
+                self._withdraw(sha)
             self._do(*self._shelf.release(sha))
+
+    def _withdraw(self, sha: bytes) -> None:
+        """No result needs it any more that the coordinator does not have."""
+        self._stored.discard(sha)
+        self._send(self._outgoing.withdraw(sha))
 
     # ------------------------------------------------------------------------------- assignments
 
@@ -343,14 +357,16 @@ class Agent:
 
     def _chunk(self, chunk: Chunk) -> None:
         if chunk.sha not in self._wanted:
+            if not chunk.offset:
+                self._send(Taken(chunk.sha, chunk.size))  # it came on an earlier link
             return
         answer = self._incoming.take(chunk, have=False)
         if isinstance(answer, blobs.WriteChunk):
             self._do(answer)
-        elif isinstance(answer, BlobRefused):
-            self._blob_failed(chunk.sha, answer.reason)
         elif answer is not None:
             self._send(answer)
+            if isinstance(answer, BlobRefused):
+                self._blob_failed(chunk.sha, answer.reason)
 
     def _chunk_written(self, event: blobs.ChunkWritten) -> None:
         word = self._incoming.written(event)
@@ -364,17 +380,17 @@ class Agent:
     def _blob_failed(self, sha: bytes, reason: str) -> None:
         """A blob cannot be had, or not be handed over: only the attempts that need it fail."""
         self._fact("blob_failed", sha=sha.hex()[:12], reason=reason)
-        self._incoming.drop(sha)
+        if self._incoming.drop(sha) and sha not in self._shelf:
+            self._do(blobs.DropBlob(sha))
         for attempt in self._wanted.pop(sha, (0, []))[1]:
-            if attempt.phase is Phase.FETCHING:
+            if attempt.phase is Phase.FETCHING and not attempt.discarded:
                 self._end(attempt, _failure(attempt.run.token, "JobLost", f"its payload could not be had: {reason}"))
         if sha in self._outgoing:
-            self._outgoing.drop(sha)
+            self._withdraw(sha)
             for attempt in self._unsent:
-                done = attempt.done
-                if done is not None and done.large is not None and done.large[0] == sha:
+                if attempt.needs(sha):
                     text = f"its result could not be handed over: {reason}"
-                    attempt.done = _failure(done.token, "JobLost", text)
+                    attempt.done = _failure(attempt.run.token, "JobLost", text)
                     self._do(*self._shelf.release(sha))
 
     # ------------------------------------------------------------------------------- workers
@@ -428,6 +444,10 @@ class Agent:
             slot.take(done.token)
             attempt = self._attempts.get(done.token)
             if attempt is None or attempt.phase is not Phase.GIVEN:
+                if done.large is not None:
+                    self._shelf.hold(done.large[0])
+                    self._shelf.add(*done.large)
+                    self._do(*self._shelf.release(done.large[0]))
                 continue
             attempt.pid = event.pid
             self._end(attempt, done)
@@ -479,6 +499,7 @@ class Agent:
             if attempt is not None and attempt.phase is Phase.GIVEN:
                 attempt.expected_s = 0.0  # the figure was wrong here: one at a time from now on
                 back.append(attempt)
+        slot.distrust()
         self._take_back(back)
         kept = []
         for token in slot.given:
@@ -522,7 +543,7 @@ class Agent:
 
     def _retract(self, tokens: list[int]) -> None:
         back, kept = [], []
-        for token in tokens:
+        for token in dict.fromkeys(tokens):
             attempt = self._attempts.get(token)
             if attempt is None or attempt.phase is Phase.OWED:
                 kept.append(token)
@@ -621,10 +642,9 @@ class Agent:
         for slot in self._slots:
             if not slot.given:
                 continue
-            quiet = self._now - slot.moved_at
-            if len(slot.given) > 1 and quiet >= self._limits.stuck_s:
+            if len(slot.given) > 1 and self._now >= slot.moved_at + self._limits.stuck_s:
                 self._recall(slot)
-            if quiet >= self._limits.started_after_s and not self._told_started(slot):
+            if self._now >= slot.moved_at + self._limits.started_after_s and not self._told_started(slot):
                 token = next(iter(slot.given))
                 attempt = self._attempts.get(token)
                 if attempt is not None and self._dialer.up:

@@ -69,6 +69,11 @@ class Attempt:
     """Number of the message that carried its result on this link; 0 if none did."""
     last: Step | None = None
 
+    def needs(self, sha: bytes) -> bool:
+        """Whether its result is this blob, and still wanted."""
+        done = self.done
+        return done is not None and done.large is not None and done.large[0] == sha and not self.discarded
+
     def step(self, step: Step) -> None:
         to = TABLE.get((self.phase, step))
         if to is None:

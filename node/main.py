@@ -23,7 +23,7 @@ from cluster.blob_files import BlobFiles
 from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
 from cluster.errors import ConfigError, Refused
 from cluster.facts import Fact
-from cluster.host import Host, Lifeline, Mailbox, Source
+from cluster.host import Host, Lifeline, Mailbox, Source, raise_file_limit
 from cluster.keys import ConnectionFile, home_dir
 from cluster.logs import FactLog
 from cluster.transport import Dial
@@ -81,6 +81,7 @@ class Life:
 def run(settings: Settings) -> Stop:
     """Run an agent in this process until it is told to stop, or its parent is gone. Raises ``Refused``."""
     directory = settings.directory or home_dir() / "nodes" / settings.name
+    raise_file_limit()
     life = Life(directory)
     scratch = Path(tempfile.mkdtemp(prefix="blobs-", dir=directory))
     for left in directory.glob("blobs-*"):

@@ -51,6 +51,9 @@ _PIPE_BYTES = 1 << 20
 _BACKLOG_MAX = 1024
 """Packets kept for a full pipe; more are recalled at once. The agent's own bound is far below."""
 
+_LAST_PACKETS = 65_536
+"""Read after a death: more than a pipe holds, and an end, should something that got away still write."""
+
 _COMPLAINT_BYTES = 2000
 """Of what a worker said on standard error before it failed to start, the last."""
 
@@ -175,10 +178,14 @@ class WorkerPool:
 
     def close(self) -> None:
         """Kill all workers and reap them. What they had not answered is not told any more."""
+        if self._epoll.closed:
+            return
         for worker in self._workers.values():
             worker.kill()
         for worker in list(self._workers.values()):
-            if select.select([worker.pidfd], [], [], _CLOSE_S)[0]:
+            gone = select.poll()
+            gone.register(worker.pidfd, select.POLLIN)
+            if gone.poll(_CLOSE_S * 1000):
                 worker.popen.poll()
             self._forget(worker)
         self._epoll.close()
@@ -238,26 +245,23 @@ class WorkerPool:
             return _Started(popen, pidfd, ours, theirs, page, complaints)
 
     def _bury(self, worker: _Process, events: list[Event]) -> None:
-        if not worker.fault:
-            self._read(worker, sys.maxsize, events)
         worker.kill()  # what a job left running in the worker's group
-        status = worker.popen.poll()
-        cause = self._cause(worker, status)
+        self._read(worker, _LAST_PACKETS, events, dead=True)
+        cause = self._cause(worker, worker.popen.poll())
         unread = self._recall(worker)
-        left = list(worker.given)
-        # more than one is left only where user code has read from the pipe: those were never begun
-        suspect, unread = (left[0], [*left[1:], *unread]) if left else (None, unread)
         token, phase, _ = program.PAGE.unpack_from(worker.page)
-        noted = suspect is not None and token == suspect and phase >= program.USER_CODE
+        left = list(worker.given)
+        suspect = token if token in left else left[0] if left else None
+        # more than one is left only where user code read from the pipe itself: those were never begun
+        unread = [*(t for t in left if t != suspect), *unread]
+        noted = token == suspect and phase >= program.USER_CODE
         self._forget(worker)
         events.append(WorkerGone(worker.slot, worker.pid, cause, suspect, noted, unread))
 
     def _cause(self, worker: _Process, status: int | None) -> str:
-        if worker.fault:
-            return f"killed for what it sent: {worker.fault}"
         if worker.killed:
-            return "killed by the agent"
-        cause = _words(status)
+            return "killed by the agent" + (f": it sent {worker.fault}" if worker.fault else "")
+        cause = _words(status) + (f" after it sent {worker.fault}" if worker.fault else "")
         if not worker.up:
             size = os.fstat(worker.complaints.fileno()).st_size
             said = os.pread(worker.complaints.fileno(), _COMPLAINT_BYTES, max(0, size - _COMPLAINT_BYTES))
@@ -334,13 +338,18 @@ class WorkerPool:
 
     # ------------------------------------------------------------------------------- results
 
-    def _read(self, worker: _Process, limit: int, events: list[Event]) -> bool:
-        """Read up to ``limit`` packets; True if that was all there was."""
+    def _read(self, worker: _Process, limit: int, events: list[Event], dead: bool = False) -> bool:
+        """Read up to ``limit`` packets; True if that was all there was.
+
+        What is no result in its turn can only come from user code that has written to the pipe. The worker
+        is killed for it. True results behind it still count, or jobs that were run would be run again.
+        """
         rows: list[Done] = []
         receive, buffer, view, unpackb = worker.ours.recv_into, self._buffer, self._view, msgpack.unpackb
         flags = socket.MSG_DONTWAIT | socket.MSG_TRUNC
+        given = worker.given
         emptied = False
-        while len(rows) < limit:
+        for _ in range(limit):
             try:
                 size = receive(buffer, 0, flags)
             except BlockingIOError:
@@ -348,33 +357,30 @@ class WorkerPool:
                 break
             try:
                 token, outcome, payload, large, run_us = fields = unpackb(view[:size], use_list=False)
-                sound = _sound(fields)
+                fault = "" if _sound(fields) else f"a packet of {size} bytes that is no result"
             except Exception:  # whatever msgpack makes of a stranger's bytes
-                sound = False
-            if not sound:
-                self._distrust(worker, f"a packet of {size} bytes that is no result")
-                emptied = True
-                break
-            if token == next(iter(worker.given), 0) and worker.up:
-                del worker.given[token]
-                rows.append(Done(token, outcome, payload, large, run_us))
-            elif token == 0 and not worker.up:
-                worker.up = True
-                events.append(WorkerUp(worker.slot, worker.pid))
-            else:
-                self._distrust(worker, "a result out of turn")
+                fault = f"a packet of {size} bytes that is no result"
+            if not fault:
+                if worker.up and (token == next(iter(given), 0) or (worker.fault and token in given)):
+                    del given[token]
+                    rows.append(Done(token, outcome, payload, large, run_us))
+                    continue
+                if token == 0 and not worker.up:
+                    worker.up = True
+                    events.append(WorkerUp(worker.slot, worker.pid))
+                    continue
+                fault = "a result out of turn"
+            worker.fault = worker.fault or fault
+            if not dead:
+                worker.killed = True
+                worker.kill()
+                del self._sockets[worker.ours.fileno()]
+                self._epoll.unregister(worker.ours.fileno())
                 emptied = True
                 break
         if rows:
             events.append(WorkerDone(worker.slot, worker.pid, rows))
         return emptied
-
-    def _distrust(self, worker: _Process, fault: str) -> None:
-        """User code has written to the pipe: nothing that comes out of it now is to be believed."""
-        worker.fault = fault
-        worker.kill()
-        del self._sockets[worker.ours.fileno()]
-        self._epoll.unregister(worker.ours.fileno())
 
 
 def _sound(fields: tuple[Any, ...]) -> bool:

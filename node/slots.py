@@ -61,6 +61,12 @@ class Slot:
         elif expected_s is not None:
             self.expected_s = max(0.0, self.expected_s - expected_s) if self.given else 0.0
 
+    def distrust(self) -> None:
+        """What it holds takes longer than was thought: nothing more is put behind it."""
+        for token in self.given:
+            self.given[token] = 0.0
+        self.expected_s, self.unknown = 0.0, len(self.given)
+
     def clear(self) -> None:
         self.given.clear()
         self.expected_s = 0.0

@@ -62,6 +62,6 @@ def coordinator(
             times=times,
             ready_fd=ready_fd,
             lifeline_fd=lifeline_fd,
-            remove_directory=remove_directory,
+            orphan_removes=remove_directory,
         )
     )

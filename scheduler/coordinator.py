@@ -23,7 +23,7 @@ from cluster.actor import (
     Unroutable,
     WallClockJumped,
 )
-from cluster.config import ACCEPT_DELAY_S, BATCH_BYTES, MAX_BATCH, PROTOCOL, CoordinatorLimits, Times
+from cluster.config import ACCEPT_DELAY_S, BATCH_BYTES, MAX_BATCH, MAX_HELD, PROTOCOL, CoordinatorLimits, Times
 from cluster.facts import fact
 from cluster.ids import SESSION_BYTES, counter_of, first_token, job_id, session_of
 from cluster.jobs import BadSpec, Failure, Outcome
@@ -154,8 +154,7 @@ class Coordinator:
                 case blobs.ChunkRead():
                     self._tell(self._exchange.read(event))
                 case blobs.BlobFailed():
-                    self._fact("blob_failed", sha=event.sha.hex()[:12], reason=event.reason)
-                    self._tell(self._exchange.failed(event))
+                    self._blob_failed(event)
                 case Unroutable():
                     self._unroutable(event.route)
                 case Garbled():
@@ -219,10 +218,7 @@ class Coordinator:
             return
         verdict = peer.link.take(event.header, message, self._now)
         if verdict is Verdict.GAP:
-            if peer.resync_asked != peer.link.number:
-                peer.resync_asked = peer.link.number
-                self._fact("resync", peer=_name(peer), reason="messages were lost on the way")
-                self._turn.after_commit.append(peer.plain(Resync("messages were lost on the way")))
+            self._resync(peer, "messages were lost on the way")
             return
         if verdict is not Verdict.NEXT:
             return
@@ -232,6 +228,14 @@ class Coordinator:
         else:
             assert isinstance(peer, Node)
             self._from_node(peer, message)
+
+    def _resync(self, peer: Peer, reason: str) -> None:
+        """Have the peer join again; the word is repeated for a link only after a heartbeat, in case it was lost."""
+        if peer.resync_asked == peer.link.number and self._now - peer.resync_at < self._times.heartbeat_s:
+            return
+        peer.resync_asked, peer.resync_at = peer.link.number, self._now
+        self._fact("resync", peer=_name(peer), reason=reason)
+        self._turn.after_commit.append(peer.plain(Resync(reason)))
 
     def _heard(self, peer: Peer) -> None:
         peer.heard_at = self._now
@@ -256,9 +260,12 @@ class Coordinator:
             case Ask():
                 self._ask(client, message)
             case Bye():
-                self._client_left(client)
+                self._client_left(client, "it left")
             case Taken():
                 self._client_took(client, message)
+            case BlobRefused():
+                self._client_done(client, message.sha)
+                self._common(client, message)
             case _:
                 self._common(client, message)
 
@@ -279,7 +286,7 @@ class Coordinator:
                 self._node_gone(node, "left", counted=False)
                 self._fact("node_left", node=node.name)
             case Taken():
-                node.outgoing.taken(message)
+                self._exchange.taken(node, message)
             case _:
                 self._common(node, message)
 
@@ -292,7 +299,7 @@ class Coordinator:
             case Fetch():
                 answer = self._fetch(peer, message)
             case BlobRefused():
-                peer.outgoing.drop(message.sha)
+                self._exchange.sent(peer, message.sha)
                 self._fact("blob_failed", sha=message.sha.hex()[:12], reason=message.reason)
             case _:
                 self._fact("unexpected", reason=f"{type(message).__name__} from {_name(peer)}")
@@ -303,7 +310,19 @@ class Coordinator:
         code = None if message.sha in self._exchange else self._functions.code(message.sha)
         if code is not None:
             return Chunk(message.sha, len(code), 0, code)
-        return self._exchange.fetch(peer, message)
+        answer = self._exchange.fetch(peer, message)
+        if answer is not None and isinstance(peer, Client):
+            self._client_done(peer, message.sha)
+        return answer
+
+    def _blob_failed(self, event: blobs.BlobFailed) -> None:
+        """The coordinator's disk has lost a blob, or would not take it."""
+        self._fact("blob_failed", sha=event.sha.hex()[:12], reason=event.reason)
+        words = self._exchange.failed(event)
+        self._tell(words)
+        for peer, _ in words:
+            if isinstance(peer, Client):
+                self._client_done(peer, event.sha)
 
     # ------------------------------------------------------------------------------- joining
 
@@ -361,7 +380,7 @@ class Coordinator:
             return
         if client is not None and event.header.link <= client.link.number:
             return  # a late copy of an earlier hello
-        known = client is not None
+        known = client is not None and not client.left
         if client is None:
             if len(self._clients) >= self._limits.max_sessions:
                 self._refuse(event, "full", f"{len(self._clients)} client sessions are the limit (max_sessions)")
@@ -373,8 +392,9 @@ class Coordinator:
         self._bind(client, event)
         client.owe_again()
         client.left = False
-        client.told = client.accepted
-        self._send(client, self._welcome(known, client.accepted))
+        client.told, client.told_due = client.accepted, None
+        # A client that has not heard of this epoch yet has not been told either what the last one took with it.
+        self._send(client, self._welcome(known and hello.epoch == self.epoch, client.accepted))
         self._fact("client_joined", session=client.session.hex(), namespace=client.namespace, link=client.link.number)
 
     def _welcome(self, known: bool, accepted: int) -> Welcome:
@@ -396,6 +416,9 @@ class Coordinator:
                 return
             self._node_gone(node, "a new life of it has come")
             node = None
+        if node is not None and node.identity.key != event.identity.key:
+            self._refuse(event, "name", "this session id belongs to another key")
+            return
         if node is not None and event.header.link <= node.link.number:
             return  # a late copy of an earlier hello
         known = node is not None
@@ -432,9 +455,7 @@ class Coordinator:
         strange = [t for t in tokens if t not in node.leases]
         if strange:
             self._send(node, Discard(strange))
-        for job in node.leases:
-            if job.cancel_wished:
-                self._retract(node, [job])
+        self._retract(node, [job for job in node.leases if job.cancel_wished])
 
     # ------------------------------------------------------------------------------- submissions
 
@@ -442,11 +463,9 @@ class Coordinator:
         first, count = message.first, len(message.payloads)
         large = {row: (sha, size) for row, sha, size in message.large}
         skip = max(0, client.accepted + 1 - first)
-        for row in range(min(skip, count)):
-            if row in large:
-                self._exchange.unneeded(client, large[row][0])
         if skip >= count:
             client.told = min(client.told, client.accepted - 1)
+            self._unneeded(client, message)
             return
         records = self._records(client, message)
         limits = self._limits
@@ -483,8 +502,16 @@ class Coordinator:
             ready.push(job)
             accepted += 1
         client.accepted = first + count - 1
+        self._unneeded(client, message)
         if accepted:
             self._fact("jobs_accepted", accepted, session=client.session.hex())
+
+    def _unneeded(self, client: Client, message: Submit) -> None:
+        """What no job has taken over: the rows were known already, or refused."""
+        if client.uploaded:
+            named = [sha for _, sha, _ in message.large] + [self._functions.code_of(raw) for raw in message.specs]
+            for sha in named:
+                self._exchange.unneeded(client, sha)
 
     def _records(self, client: Client, message: Submit) -> list[Record | str]:
         """The record of each spec of the message, or why its jobs are refused."""
@@ -500,7 +527,7 @@ class Coordinator:
                     if spec.code in code:
                         self._functions.learn(record, code[spec.code])
                     elif record.holds_blob:
-                        self._exchange.unneeded(client, spec.code)
+                        pass
                     elif spec.code in self._exchange:
                         self._exchange.named(client, spec.code)
                         record.holds_blob = True
@@ -532,8 +559,9 @@ class Coordinator:
                 if job.record.time is not time:
                     time = job.record.time
                     room = {
-                        id(n): n.slots
-                        + prefill(n.slots, time.mean_s, limits.prefill_s, limits.prefill_max)
+                        id(n): min(
+                            MAX_HELD, n.slots + prefill(n.slots, time.mean_s, limits.prefill_s, limits.prefill_max)
+                        )
                         - n.outstanding
                         for n in candidates
                     }
@@ -608,8 +636,6 @@ class Coordinator:
             ref = large.get(row)
             if job is None:
                 late.append(token)
-                if ref is not None:
-                    self._exchange.unneeded(node, ref[0])
                 continue
             if ref is not None and ref[0] not in self._exchange:
                 outcome, ref = Outcome.LOST, None
@@ -630,6 +656,8 @@ class Coordinator:
         node.surplus_since = self._now if node.outstanding else None
         for record, total, count in spent.values():
             record.time.observe(total, count)
+        for sha, _ in large.values():
+            self._exchange.unneeded(node, sha)
         if late:
             self._discarded += len(late)
             self._fact("results_discarded", len(late), node=node.name)
@@ -662,7 +690,7 @@ class Coordinator:
         self._active[id(client)] = client
 
     def _returned(self, node: Node, message: Returned) -> None:
-        back = [job for t in message.tokens if (job := node.leases.get(t)) is not None]
+        back = [job for t in dict.fromkeys(message.tokens) if (job := node.leases.get(t)) is not None]
         self._requeue(node, back)
         for token in message.kept:
             job = node.leases.get(token)
@@ -702,7 +730,7 @@ class Coordinator:
     def _cancel(self, client: Client, ids: list[bytes]) -> None:
         denied = []
         retract: dict[int, tuple[Node, list[Job]]] = {}
-        for jid in ids:
+        for jid in dict.fromkeys(ids):
             owner = self._clients.get(session_of(jid))
             job = None if owner is None else owner.jobs.get(counter_of(jid))
             if job is None or job.client is not client or job.state is State.RUNNING:
@@ -744,14 +772,18 @@ class Coordinator:
                 self._fact("node_suspect", node=peer.name, reason="its connection is closed")
 
     def _client_took(self, client: Client, message: Taken) -> None:
-        arrived = client.outgoing.taken(message)
-        if arrived or (message.sha in self._exchange and message.through >= self._exchange.size(message.sha)):
-            for _ in range(client.fetched(message.sha)):
-                self._exchange.release(message.sha)
+        arrived = self._exchange.taken(client, message)
+        if arrived or message.sha not in self._exchange or message.through >= self._exchange.size(message.sha):
+            self._client_done(client, message.sha)
 
-    def _client_left(self, client: Client) -> None:
+    def _client_done(self, client: Client, sha: bytes) -> None:
+        """It has the large result, or does not want it."""
+        for _ in range(client.fetched(sha)):
+            self._exchange.release(sha)
+
+    def _client_left(self, client: Client, reason: str) -> None:
         client.left = True
-        self._fact("client_forgotten", session=client.session.hex(), reason="it left")
+        self._fact("client_forgotten", session=client.session.hex(), reason=reason)
         self._drop_owed(client)
         self._exchange.forget(client)
         if self._routes.get(client.route) is client:
@@ -833,31 +865,23 @@ class Coordinator:
                 continue
             silent = now - client.heard_at
             if silent >= times.session_s:
-                self._forget_client(client, f"silent for {silent:.0f} s")
+                self._client_left(client, f"silent for {silent:.0f} s")
             else:
                 self._unheard(client)
         self._bound_owed()
         self._relieve()
-        for peer in self._exchange.restart:
-            self._turn.after_commit.append(peer.plain(Resync("a transfer has to start anew")))
-        self._exchange.restart.clear()
+        self._exchange.relieve(now - times.suspect_s)
         self._judge_at = now + pause
 
     def _unheard(self, peer: Peer) -> bool:
         """A peer that speaks and does not acknowledge has lost something of ours: it shall join again."""
         since = peer.unacked_since
-        if since is None or self._now - since < self._times.suspect_s or peer.heard_at < since:
+        if since is None or self._now - since < self._times.suspect_s or peer.heard_at <= since:
             return False
-        if peer.resync_asked == peer.link.number or not peer.reachable:
+        if not peer.reachable:
             return False
-        peer.resync_asked = peer.link.number
-        self._fact("resync", peer=_name(peer), reason="it does not acknowledge")
-        self._turn.after_commit.append(peer.plain(Resync("messages were lost on the way")))
+        self._resync(peer, "it does not acknowledge")
         return True
-
-    def _forget_client(self, client: Client, reason: str) -> None:
-        self._client_left(client)
-        self._fact("client_forgotten", session=client.session.hex(), reason=reason)
 
     def _bound_owed(self) -> None:
         """Results of absent clients are bounded: the longest absent goes first."""
@@ -868,7 +892,7 @@ class Coordinator:
             if total <= self._limits.max_owed_bytes or self._now - client.heard_at < self._times.suspect_s:
                 return
             total -= client.owed_bytes
-            self._forget_client(
+            self._client_left(
                 client, f"more than {self._limits.max_owed_bytes} bytes of results wait (max_owed_bytes)"
             )
 
@@ -885,14 +909,18 @@ class Coordinator:
             if surplus <= 0 or since is None or self._now - since < STUCK_S:
                 continue
             room = sum(n.slots - n.outstanding for n in idle)
+            asked = sum(1 for j in node.leases if j.retracting)
             movable = [j for j in node.leases.newest_unstarted() if any(n.satisfies(j.record.demand) for n in idle)]
-            self._retract(node, movable[: min(surplus, room)])
+            self._retract(node, movable[: max(0, min(surplus, room) - asked)])
 
     # ------------------------------------------------------------------------------- ending a turn
 
     def _settle(self) -> None:
         """One look at every peer that had to do with this turn: results, credit, acknowledgements."""
         now = self._now
+        if self._exchange.words:
+            self._tell(self._exchange.words)
+            self._exchange.words = []
         still: dict[int, Peer] = {}
         for key, peer in self._active.items():
             if isinstance(peer, Client) and peer.left:
@@ -936,7 +964,7 @@ class Coordinator:
     def _ask(self, client: Client, message: Ask) -> None:
         answer = {"status": self._status, "nodes": self._nodes}.get(message.topic)
         if answer is None:
-            self._send(client, Answer(message.ask, f"no topic is called {message.topic!r}", {}))
+            self._send(client, Answer(message.ask, f"no topic is called {message.topic[:40]!r}", {}))
         else:
             self._send(client, Answer(message.ask, "", answer()))
 

@@ -27,8 +27,8 @@ class Exchange:
         self._readers: dict[tuple[bytes, int], deque[Peer]] = {}
         self.effects: list[Any] = []
         """Of this turn; the coordinator takes them."""
-        self.restart: list[Peer] = []
-        """Peers that have to send a blob from its beginning, so need a new link."""
+        self.words: list[Word] = []
+        """What peers shall be told for what became of others; the coordinator takes them."""
 
     def __contains__(self, sha: bytes) -> bool:
         return sha in self._shelf
@@ -38,9 +38,14 @@ class Exchange:
     def chunk(self, peer: Peer, chunk: Chunk) -> Message | None:
         """Take a chunk; the answer for its sender, if there is one already."""
         sha = chunk.sha
+        if not chunk.data:
+            self._withdrawn(peer, sha)
+            return Taken(sha, 0)
         if sha in self._shelf:
+            if chunk.offset:
+                return None
             self._handed_over(peer, sha)
-            return Taken(sha, self._shelf.size(sha)) if chunk.offset == 0 else None
+            return Taken(sha, self._shelf.size(sha))
         if chunk.size > self._max:
             return BlobRefused(sha, f"{chunk.size} bytes are over the coordinator's limit of {self._max}")
         sender = self._from.setdefault(sha, peer)
@@ -52,7 +57,9 @@ class Exchange:
         if isinstance(answer, blobs.WriteChunk):
             self.effects.append(answer)
             return None
-        if sha not in peer.incoming:
+        if isinstance(answer, BlobRefused):
+            self._give_up(peer, sha)
+        elif sha not in peer.incoming:
             self._from.pop(sha, None)
         return answer
 
@@ -74,18 +81,42 @@ class Exchange:
     def failed(self, event: blobs.BlobFailed) -> list[Word]:
         """A blob could not be written or read: all who have to do with it are told."""
         self._shelf.forget(event.sha)
+        self.effects.append(blobs.DropBlob(event.sha))
         sender = self._from.pop(event.sha, None)
         told = [] if sender is None else [sender]
         if sender is not None:
             sender.incoming.drop(event.sha)
-            self.effects.append(blobs.DropBlob(event.sha))
-        told += self._waiting.pop(event.sha, [])
+        self._begin_anew(event.sha)
         for key in [k for k in self._readers if k[0] == event.sha]:
             for reader in self._readers.pop(key):
-                reader.outgoing.drop(event.sha)
+                self.sent(reader, event.sha)
                 if reader not in told:
                     told.append(reader)
         return [(peer, BlobRefused(event.sha, event.reason)) for peer in told]
+
+    def _begin_anew(self, sha: bytes) -> None:
+        """Nobody sends it any more: those who waited for it shall, the first of them to answer."""
+        self.words += [(peer, Taken(sha, 0)) for peer in self._waiting.pop(sha, [])]
+
+    def _withdrawn(self, peer: Peer, sha: bytes) -> None:
+        self.unneeded(peer, sha)
+        if self._from.get(sha) is peer:
+            self._give_up(peer, sha)
+        elif peer in self._waiting.get(sha, []):
+            self._waiting[sha].remove(peer)
+
+    def _give_up(self, peer: Peer, sha: bytes) -> None:
+        """Forget what the peer has sent of it."""
+        del self._from[sha]
+        peer.incoming.drop(sha)
+        self.effects.append(blobs.DropBlob(sha))
+        self._begin_anew(sha)
+
+    def relieve(self, heard_before: float) -> None:
+        """Who waits for a blob from a peer that is silent shall send it itself."""
+        for sha in [s for s, waiting in self._waiting.items() if waiting]:
+            if self._from[sha].heard_at < heard_before:
+                self._give_up(self._from[sha], sha)
 
     def _handed_over(self, peer: Peer, sha: bytes) -> None:
         if sha not in peer.uploaded:
@@ -119,10 +150,26 @@ class Exchange:
     # -- going out ----------------------------------------------------------------------------------
 
     def fetch(self, peer: Peer, message: Fetch) -> Message | None:
-        if message.sha not in self._shelf:
-            return BlobRefused(message.sha, "the coordinator does not have it")
-        peer.outgoing.send(message.sha, self._shelf.size(message.sha))
+        sha = message.sha
+        if sha not in self._shelf:
+            return BlobRefused(sha, "the coordinator does not have it")
+        if sha not in peer.outgoing:
+            self._shelf.hold(sha)  # until it is sent, so that nothing is read of a blob that is gone
+        peer.outgoing.fetch(sha, self._shelf.size(sha))
         return None
+
+    def taken(self, peer: Peer, message: Taken) -> bool:
+        """Note the peer's word; True if it has the blob whole."""
+        whole = peer.outgoing.taken(message)
+        if whole:
+            self.release(message.sha)
+        return whole
+
+    def sent(self, peer: Peer, sha: bytes) -> None:
+        """The peer has the blob, or does not want it, or cannot get it."""
+        if sha in peer.outgoing:
+            peer.outgoing.drop(sha)
+            self.release(sha)
 
     def read(self, event: blobs.ChunkRead) -> list[Word]:
         readers = self._readers.get((event.sha, event.offset))
@@ -144,15 +191,13 @@ class Exchange:
 
     def forget(self, peer: Peer) -> None:
         """The peer is gone for good: what it had begun is given up, what it alone kept is released."""
-        for sha in [s for s, p in self._from.items() if p is peer]:
-            del self._from[sha]
-            peer.incoming.drop(sha)
-            self.effects.append(blobs.DropBlob(sha))
-            self.restart += self._waiting.pop(sha, [])
         for waiting in self._waiting.values():
             if peer in waiting:
                 waiting.remove(peer)
-        peer.outgoing.clear()
+        for sha in [s for s, p in self._from.items() if p is peer]:
+            self._give_up(peer, sha)
+        for sha in peer.outgoing.clear():
+            self.release(sha)
         for sha in list(peer.uploaded):
             peer.uploaded.discard(sha)
             self.release(sha)

@@ -86,6 +86,15 @@ class Functions:
                 return record.code
         return None
 
+    @staticmethod
+    def code_of(raw: bytes) -> bytes:
+        """Hash of the function of a spec by value; nothing of one by reference, or of no spec."""
+        try:
+            spec = Spec.decode(raw)
+        except BadSpec:
+            return b""
+        return spec.code if spec.by_value else b""
+
     def _time(self, spec: Spec) -> RunTime:
         key = (spec.namespace, spec.name)
         time = self._times.get(key)

@@ -19,7 +19,7 @@ from cluster.blob_files import BlobFiles
 from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
 from cluster.config import CoordinatorLimits, Times
 from cluster.errors import ConfigError
-from cluster.host import Host, Lifeline, Mailbox, Source
+from cluster.host import Host, Lifeline, Mailbox, Source, raise_file_limit
 from cluster.keys import Home, remove_runtime_dir, runtime_dir
 from cluster.logs import FactLog
 from cluster.transport import Doors
@@ -40,8 +40,8 @@ class Settings:
     limits: CoordinatorLimits = CoordinatorLimits()
     ready_fd: int | None = None
     lifeline_fd: int | None = None
-    remove_directory: bool = False
-    """Remove the directory at the end: for clusters that live no longer than a program."""
+    orphan_removes: bool = False
+    """Remove the directory if the parent is gone: for clusters that live no longer than a program."""
 
 
 class _Refusals:
@@ -80,12 +80,14 @@ def run(settings: Settings) -> Stop:
     """Run a coordinator in this process until it is told to stop, or its parent is gone."""
     if settings.host in ("0.0.0.0", "::") and not settings.advertise:
         advertised(settings, settings.host, settings.port)
+    raise_file_limit()
     home = Home(settings.directory)
     context = zmq.Context()
     doors = Doors(context, home.server_secret, home.identity_of)
     sockets = runtime_dir(home.directory)
     blobs = BlobFiles(home.directory / "blobs", clear=True)
     mailbox = Mailbox()
+    lifeline = None if settings.lifeline_fd is None else Lifeline(settings.lifeline_fd)
     log = FactLog("coordinator")
     try:
         host, port = doors.bind_tcp(settings.host, settings.port)
@@ -97,8 +99,8 @@ def run(settings: Settings) -> Stop:
             home.epoch, home.cluster_id, version("ganger"), random.Random(), settings.times, settings.limits
         )
         sources: list[Source] = [doors, _Refusals(doors, log), blobs, mailbox]
-        if settings.lifeline_fd is not None:
-            sources.append(Lifeline(settings.lifeline_fd))
+        if lifeline is not None:
+            sources.append(lifeline)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda n, _: mailbox.put(Stop(f"told to stop by {signal.Signals(n).name}")))
@@ -112,7 +114,7 @@ def run(settings: Settings) -> Stop:
         blobs.close()
         remove_runtime_dir(sockets)
         home.close()
-        if settings.remove_directory:
+        if settings.orphan_removes and lifeline is not None and lifeline.broken:
             shutil.rmtree(home.directory, ignore_errors=True)
 
 

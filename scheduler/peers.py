@@ -27,11 +27,15 @@ class Peer:
     """When ``reachable`` became false."""
     suspect: bool = False
     resync_asked: int = 0
-    """Link for which a new hello has been asked; once is enough."""
+    """Link for which a new hello has been asked."""
+    resync_at: float = 0.0
+    """When that was."""
     pulse_owed: bool = False
     """It showed itself and shall hear something back."""
     unacked_since: float | None = None
     """Since when some message of ours waits for its acknowledgement."""
+    acked: int = 0
+    """What it had acknowledged when that was last looked at."""
     incoming: Incoming = field(default_factory=lambda: Incoming(MAX_BLOB_BYTES))
     outgoing: Outgoing = field(default_factory=Outgoing)
     uploaded: set[bytes] = field(default_factory=set)
@@ -52,8 +56,9 @@ class Peer:
         """The peer's word on our messages may have risen."""
         if self.link.acked == self.link.sent:
             self.unacked_since = None
-        else:
+        elif self.link.acked > self.acked:
             self.unacked_since = now
+        self.acked = self.link.acked
 
     def rebind(self, route: bytes, number: int, now: float) -> None:
         """A new link of the same session."""
@@ -64,4 +69,5 @@ class Peer:
         self.suspect = False
         self.pulse_owed = False
         self.unacked_since = None
+        self.acked = 0
         self.outgoing.restart()

@@ -14,11 +14,16 @@ from scheduler.lifecycle import Job, State
 
 Demand = Any
 
+SWEEP = 1_000
+"""So many entries of ended jobs, and more than of waiting ones, are swept out together."""
+
 
 class ReadyQueue:
     def __init__(self) -> None:
         self._groups: dict[Demand, deque[Job]] = {}
         self._count = 0
+        self._dropped = 0
+        """Entries that are only waiting to be skipped, at most."""
 
     def __len__(self) -> int:
         return self._count
@@ -45,6 +50,13 @@ class ReadyQueue:
     def dropped(self, job: Job) -> None:
         """A ready job has ended; its entry is skipped when its turn comes."""
         self._count -= 1
+        self._dropped += 1
+        if self._dropped > SWEEP + self._count:
+            for group in self._groups.values():
+                alive = [j for j in group if j.state is State.READY]
+                group.clear()
+                group.extend(alive)
+            self._dropped = 0
 
     def demands(self) -> list[Demand]:
         """Demands with waiting jobs, the one with the oldest job first."""

@@ -1,0 +1,80 @@
+"""``python -m tests.simulation``: many seeds, one scoreboard."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from tests.simulation.plans import STORIES, differences, drawn
+from tests.simulation.world import Report, simulate
+
+
+def replay_command(report: Report) -> str:
+    story = f' --story "{report.plan.name}"' if report.plan.name in STORIES else ""
+    return f"python -m tests.simulation{story} --from {report.seed} --seeds 1 -v"
+
+
+def scoreboard(reports: Sequence[Report], seconds: float) -> str:
+    def total(name: str) -> int:
+        return sum(getattr(r, name) for r in reports)
+
+    def counts(name: str) -> str:
+        sums: Counter[str] = sum((getattr(r, name) for r in reports), Counter())
+        return ", ".join(f"{n:,} {word}" for word, n in sorted(sums.items())) or "none"
+
+    hours = sum(r.virtual_s for r in reports) / 3600
+    rows = [
+        ("seeds", f"{len(reports):,} in {seconds:.1f} s ({len(reports) / seconds:.1f} a second)"),
+        ("simulated", f"{hours:.1f} hours ({hours * 60 / seconds:.1f} hours a minute)"),
+        ("events", f"{total('happenings'):,} in {total('turns'):,} turns"),
+        ("messages", f"{total('messages'):,} of {total('bytes') / 1e6:,.0f} MB"),
+        ("faults", counts("faults")),
+        ("jobs", f"{total('jobs'):,}"),
+        ("executions", f"{total('executions'):,}, of them again {total('excess'):,} ({counts('excuses')})"),
+        ("commits", f"{total('commits'):,}"),
+        ("settled", counts("outcomes")),
+        ("lost", f"{sum(r.outcomes['lost'] for r in reports):,}"),
+        ("late", f"{total('discarded'):,} messages with results that were refused"),
+        ("settling", f"at most {max(r.settle_s for r in reports):.1f} s after the last fault"),
+        ("stuck", f"{total('stuck'):,}"),
+        ("failed", f"{sum(bool(r.failure) for r in reports):,}"),
+    ]
+    return "\n".join(f"{name:>11}  {text}" for name, text in rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100, metavar="N", help="how many worlds (default 100)")
+    parser.add_argument("--from", type=int, default=0, dest="first", metavar="K", help="the first seed (default 0)")
+    parser.add_argument("--story", choices=sorted(STORIES), help="a named plan, instead of one drawn from each seed")
+    parser.add_argument("--keep-going", action="store_true", help="do not end at the first failure")
+    parser.add_argument("--trace", action="store_true", help="print only each seed's hash of all messages")
+    parser.add_argument("-v", "--verbose", action="store_true", help="a line for each seed, and the story of failures")
+    args = parser.parse_args(argv)
+    reports: list[Report] = []
+    began = time.perf_counter()
+    for seed in range(args.first, args.first + args.seeds):
+        plan = STORIES[args.story] if args.story else drawn(seed)
+        report = simulate(seed, plan, tail=400 if args.verbose else 0)
+        reports.append(report)
+        if args.trace:
+            print(seed, report.trace)
+        elif args.verbose:
+            print(
+                f"{seed}: {report.jobs} jobs, {report.virtual_s:.0f} s, {report.happenings} events; {differences(plan)}"
+            )
+        if report.failure:
+            print("\n".join(report.story))
+            print(f"seed {seed} FAILED: {report.failure}\nreplay: {replay_command(report)}", flush=True)
+            if not args.keep_going:
+                break
+    if not args.trace:
+        print(scoreboard(reports, time.perf_counter() - began))
+    return int(any(r.failure for r in reports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""What must be empty when all is done. Rules of this file: it looks into the actors, as nothing else here does.
+
+What is kept on purpose is no leak: spare blobs of an agent, and functions by value that came as blobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.simulation.machines import ClientMachine, CoordinatorMachine, NodeMachine
+    from tests.simulation.world import World
+
+
+def leaks(world: World) -> list[str]:
+    """What is left over, in words; empty when the world is at rest."""
+    out = [f"coordinator: {word}" for word in _of_coordinator(world.coordinator)]
+    for node in world.nodes:
+        out += [f"{node.name}: {word}" for word in _of_node(node)]
+    for client in world.clients:
+        out += [f"{client.name}: {word}" for word in _of_client(client)]
+    return out
+
+
+def _left(owner: Any, *names: str) -> Iterator[str]:
+    for name in names:
+        value = getattr(owner, name)
+        if value if isinstance(value, int) else len(value):
+            yield f"{type(owner).__name__}.{name.lstrip('_')} is {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 200 else text[:200] + "..."
+
+
+def _of_coordinator(machine: CoordinatorMachine) -> Iterator[str]:
+    it = machine.coordinator
+    yield from _left(it, "_unfinished", "_ready", "_held_bytes")
+    for node in it._roster:
+        yield from _left(node, "leases", "uploaded")
+        yield from _left(node.outgoing, "_waiting", "_active")
+        yield from _left(node.incoming, "_blobs")
+    for client in it._clients:
+        yield from _left(client, "jobs", "waiting", "sent", "owed_bytes", "fetchable", "uploaded")
+        yield from _left(client.outgoing, "_waiting", "_active")
+        yield from _left(client.incoming, "_blobs")
+    exchange = it._exchange
+    yield from _left(exchange, "_from", "_waiting", "_readers")
+    functions = {r.spec.code: 0 for r in it._functions._records.values() if r.holds_blob}
+    for record in it._functions._records.values():
+        yield from _left(record, "live")
+        if record.holds_blob:
+            functions[record.spec.code] += 1
+    refs = exchange._shelf._refs
+    if refs != functions:
+        yield f"holds on blobs are {_short(refs)}, and functions hold {_short(functions)}"
+    if set(exchange._shelf._sizes) != set(machine.disk.files):
+        yield "the shelf and the disk differ"
+    if machine.disk.parts:
+        yield f"parts of {len(machine.disk.parts)} blobs lie on the disk"
+    if any(route != peer.route for route, peer in it._routes.items()):
+        yield "a route leads to a peer that has another"
+
+
+def _of_node(machine: NodeMachine) -> Iterator[str]:
+    it = machine.agent
+    yield from _left(it, "_attempts", "_unsent", "_unacked", "_wanted")
+    yield from _left(it._attempts, "queue")
+    yield from _left(it._outgoing, "_waiting", "_active")
+    yield from _left(it._incoming, "_blobs")
+    yield from _left(it._shelf, "_refs")
+    for slot in it._slots:
+        yield from _left(slot, "given", "recalling")
+    if set(it._shelf._sizes) != set(machine.disk.files):
+        only = [set(it._shelf._sizes) - set(machine.disk.files), set(machine.disk.files) - set(it._shelf._sizes)]
+        yield f"the shelf has {len(only[0])} blobs that the disk has not, the disk {len(only[1])} that the shelf has not"
+    if machine.disk.parts:
+        yield f"parts of {len(machine.disk.parts)} blobs lie on the disk"
+
+
+def _of_client(machine: ClientMachine) -> Iterator[str]:
+    it = machine.session
+    yield from _left(it, "_unsent", "_sent", "_open", "_stored", "_fetching", "_cancels", "_asks")
+    yield from _left(it._outgoing, "_waiting", "_active")
+    yield from _left(it._incoming, "_blobs")
+    yield from _left(machine.memory, "sources", "coming", "whole")

@@ -1,0 +1,251 @@
+"""The promises, judged from outside. Rules of this file: what clients were told, what workers did, what failed.
+
+It knows the answer of every job from its payload. It knows no actor: only the lives of machines, which the world
+ends itself, and the coordinator's own word that a node is lost.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.ids import format_job
+from cluster.jobs import Failure, Outcome
+from tests.simulation.work import Work, outcome_of
+
+LOST_NODES = 4
+"""So many lost nodes spend a job's budget."""
+
+
+class Broken(AssertionError):
+    """A promise is broken; the text says which, and for which job."""
+
+
+@dataclass(slots=True)
+class Start:
+    """User code began to run."""
+
+    token: int
+    node: str
+    life: int
+    at: float
+
+    @property
+    def epoch(self) -> int:
+        return self.token >> 40
+
+
+@dataclass(slots=True, eq=False)
+class Story:
+    """One job, from outside."""
+
+    id: bytes
+    client: str
+    work: Work
+    handed_in_at: float
+    starts: list[Start] = field(default_factory=list)
+    answered: bool = False
+    """Some run of it came to its end."""
+    crashes: int = 0
+    wished: int = 0
+    """Cancels not yet denied."""
+    denied: bool = False
+    outcome: Outcome | None = None
+    settled_at: float = 0.0
+
+    def __str__(self) -> str:
+        runs = ", ".join(
+            f"{s.node}.{s.life} at {s.at:.3f} (token {s.epoch}:{s.token & 0xFFFFFFFFFF})" for s in self.starts
+        )
+        return (
+            f"job {format_job(self.id)} of {self.client}, handed in at {self.handed_in_at:.3f}, "
+            f"outcome {'none' if self.outcome is None else self.outcome.word}, runs: {runs or 'none'}"
+        )
+
+
+class Ledger:
+    def __init__(self, now: Callable[[], float], bad_disks: bool) -> None:
+        self._now = now
+        self._bad_disks = bad_disks
+        """Blobs may fail, and the jobs that need them."""
+        self.jobs: dict[bytes, Story] = {}
+        self._open: dict[str, dict[bytes, Story]] = {}
+        self._tokens: dict[int, bytes] = {}
+        self._node_lost: dict[str, list[float]] = {}
+        self._ended: dict[int, float] = {}
+        """Lives of nodes that are over, and since when."""
+        self._restarts: list[float] = []
+        self._acknowledged: dict[str, int] = {}
+        self._asked: set[tuple[str, int]] = set()
+        self.excess = 0
+        """Runs of jobs that had run before."""
+        self.excuses: Counter[str] = Counter()
+        self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=4000)
+        """What happened last; made into text only when it is asked for."""
+
+    def note(self, text: str, *about: Any) -> None:
+        self.events.append((self._now(), text, about))
+
+    # -- what machines do ---------------------------------------------------------------------------
+
+    def node_lost(self, name: str) -> None:
+        """The coordinator has said so."""
+        self._node_lost.setdefault(name, []).append(self._now())
+
+    def node_ended(self, life: int) -> None:
+        self._ended[life] = self._now()
+
+    def coordinator_restarted(self) -> None:
+        self._restarts.append(self._now())
+
+    def client_ended(self, client: str) -> None:
+        self._open.pop(client, None)
+        self._asked = {a for a in self._asked if a[0] != client}
+
+    # -- what workers do ----------------------------------------------------------------------------
+
+    def started(self, job: bytes, token: int, node: str, life: int, payload: bytes, code: bytes) -> None:
+        story = self.jobs.get(job)
+        if story is None:
+            raise Broken(f"a worker runs a job nobody handed in: {job.hex()}")
+        self.note("{} starts on {}: token {}", story.id, node, token)
+        if (payload, code) != (story.work.payload, story.work.code):
+            raise Broken(f"a worker runs another payload or function than was handed in: {story}")
+        if self._tokens.setdefault(token, job) != job:
+            raise Broken(f"one token for two jobs: {story}")
+        if any(s.token == token for s in story.starts):
+            raise Broken(f"one attempt ran twice: {story}")
+        start = Start(token, node, life, self._now())
+        if story.starts:
+            self.excess += 1
+            last = max(story.starts, key=lambda s: s.token)
+            self._excuse(story, *((last, start) if token > last.token else (start, last)))
+        elif story.outcome is Outcome.CANCELLED:
+            self._excuse_cancelled(story, start)
+        story.starts.append(start)
+
+    def _excuse(self, story: Story, before: Start, after: Start) -> None:
+        """A job runs again only if a crash, a lost node or a restart ended its attempt before."""
+        if before.life in self._ended:
+            why = "its agent died"
+        elif self._lost_since(story.handed_in_at, before.node):
+            why = "its node was lost"
+        elif after.epoch > before.epoch:
+            why = "the coordinator was restarted"
+        else:
+            raise Broken(f"it runs again without a cause: {story}, and {after.node}.{after.life}")
+        self.excuses[why if after.at >= before.at else f"{why}, and runs it late"] += 1
+
+    def _excuse_cancelled(self, story: Story, start: Start) -> None:
+        """A lost node may run what was cancelled meanwhile, until it hears of it."""
+        if not self._lost_since(story.handed_in_at, start.node):
+            raise Broken(f"it was told cancelled, and runs: {story}")
+        self.excuses["its node was lost, and runs it after its cancelling"] += 1
+
+    def answered(self, job: bytes) -> None:
+        self.jobs[job].answered = True
+
+    def crashed(self, job: bytes) -> None:
+        self.note("{} crashes its worker", job)
+        self.jobs[job].crashes += 1
+
+    # -- what clients are told ----------------------------------------------------------------------
+
+    def handed_in(self, client: str, job: bytes, work: Work) -> None:
+        story = self.jobs[job] = Story(job, client, work, self._now())
+        self._open.setdefault(client, {})[job] = story
+        self.note("{} is handed in by {}", job, client)
+
+    def cancel_wished(self, job: bytes) -> None:
+        story = self.jobs[job]
+        if story.outcome is None:
+            self.note("{} shall be cancelled", job)
+            story.wished += 1
+            story.denied = False
+
+    def cancel_denied(self, job: bytes) -> None:
+        self.note("{} cannot be cancelled", job)
+        self.jobs[job].denied = True
+
+    def acknowledged(self, client: str, through: int, offered: int) -> None:
+        before = self._acknowledged.get(client, 0)
+        if through <= before:
+            raise Broken(f"{client}'s acceptance goes back from {before} to {through}")
+        if through > offered:
+            raise Broken(f"{client}'s acceptance is at {through}, and only {offered} jobs were handed in")
+        self._acknowledged[client] = through
+
+    def asked(self, client: str, ask: int) -> None:
+        self._asked.add((client, ask))
+
+    def answer(self, client: str, ask: int, error: str) -> None:
+        if (client, ask) not in self._asked:
+            raise Broken(f"{client} got an answer to a question it did not ask, or once more")
+        self._asked.discard((client, ask))
+        if error:
+            raise Broken(f"{client} got no answer: {error}")
+
+    def settled(self, client: str, job: bytes, outcome: int, data: bytes, large: bool) -> None:
+        story = self.jobs.get(job)
+        if story is None or story.client != client:
+            raise Broken(f"{client} was told of a job it did not hand in: {job.hex()}")
+        if story.outcome is not None:
+            raise Broken(f"told twice, now as {Outcome(outcome).word}: {story}")
+        story.outcome, story.settled_at = Outcome(outcome), self._now()
+        self.note("{} is {}", job, story.outcome.word)
+        del self._open[client][job]
+        if story.answered and (story.outcome, data, large) == outcome_of(story.work.payload, story.work.code):
+            return
+        why = self._wrong(story, Failure.decode(data))
+        if why:
+            raise Broken(f"{why}: {story}")
+
+    def _wrong(self, story: Story, failure: Failure) -> str:
+        """Why an outcome that is not the job's own may not be; empty if it may."""
+        work = story.work
+        needs_blob = self._bad_disks and (work.large or work.code or outcome_of(work.payload, work.code)[2])
+        match story.outcome, failure.kind:
+            case Outcome.FAILED, "WorkerCrashed":
+                return "" if story.crashes else "no worker died under it"
+            case Outcome.FAILED, "JobRefused" | "JobLost" | "OSError":
+                return "" if needs_blob else f"it needs no blob that can fail: {failure.text}"
+            case Outcome.CANCELLED, "Cancelled":
+                if not story.wished:
+                    return "nobody wished it cancelled"
+                if story.denied:
+                    return "its cancelling was denied"
+                if any(s.life not in self._ended and not self._lost_since(s.at, s.node) for s in story.starts):
+                    return "it was told cancelled, and has run"
+                return ""
+            case Outcome.LOST, "JobLost":
+                if any(at >= story.handed_in_at for at in self._restarts) or needs_blob:
+                    return ""
+                if sum(at >= story.handed_in_at for lost in self._node_lost.values() for at in lost) >= LOST_NODES:
+                    return ""
+                return f"nothing was lost: {failure.text}"
+        return f"its result is wrong ({failure.kind}: {failure.text[:100]})"
+
+    def _lost_since(self, moment: float, node: str) -> bool:
+        """Whether the coordinator has given the node up since then."""
+        return any(at >= moment for at in self._node_lost.get(node, ()))
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    @property
+    def open(self) -> list[Story]:
+        """Jobs of living clients without an outcome."""
+        return [story for jobs in self._open.values() for story in jobs.values()]
+
+    @property
+    def at_rest(self) -> bool:
+        return not self._asked and not any(self._open.values())
+
+    def last_words(self, count: int, job: bytes | None = None) -> list[str]:
+        out = []
+        for at, text, about in self.events:
+            if job is None or job in about:
+                words = [format_job(a) if type(a) is bytes else str(a) for a in about]
+                out.append(f"{at:10.4f}  {text.format(*words)}")
+        return out[-count:]

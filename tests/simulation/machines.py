@@ -1,0 +1,342 @@
+"""The hosts of the actors. Rules of this file: as boring as the real host; no decision that an actor could take.
+
+A machine batches what happened into turns, says ``Drained`` when nothing waits, and ``Stalled`` after a pause. Each
+has clocks of its own. Whatever an actor raises ends the world.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from cluster.actor import Actor, Drained, Identity, Now, Send, Stalled, Stop
+from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
+from cluster.client_session import (
+    Acknowledge,
+    Answered,
+    Asked,
+    CancelDenied,
+    CancelWished,
+    ClientSession,
+    Entry,
+    GiveUp,
+    LeaveWished,
+    Offered,
+    Settle,
+)
+from cluster.config import AgentLimits, Times
+from cluster.ids import job_id
+from node import agent as agents
+from node.agent import Agent, Self
+from node.events import Give, KillWorker, Recall, SpawnWorker
+from scheduler.coordinator import Coordinator
+from tests.simulation.disks import Disk, Memory
+from tests.simulation.ledger import Broken
+from tests.simulation.network import Wire
+from tests.simulation.pool import Pool
+from tests.simulation.work import LARGE_BYTES, Work, sha
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+STALL_S = 1.0
+"""Lateness that the real host tells its actor."""
+
+TICK_S = 0.5
+"""Longest sleep of the real host."""
+
+IDLE_TURNS = 200
+"""Turns in a row without an event and with a deadline that has passed: the actor spins."""
+
+SESSION_S = 60.0
+"""How long results wait for a client that is away."""
+
+NODE_KEY = Identity("nodes' key", "node", "nodes", "default")
+CLIENT_KEY = Identity("clients' key", "client", "clients", "default")
+
+
+class Machine:
+    """One process. ``life`` is a number no other process of this world has."""
+
+    def __init__(self, world: World, name: str, chance: Random) -> None:
+        self.world = world
+        self.name = name
+        self.life = world.new_life()
+        self.alive = True
+        self.chance = chance
+        self._clock = world.clock
+        self._mono = chance.uniform(0, 1e5)
+        self._wall = 1.7e9 + chance.uniform(-100, 100)
+        self._inbox: deque[Any] = deque()
+        self._turn_at: float | None = None
+        self._late = 0.0
+        self._spins = 0
+        self.paused = False
+        self.turns = 0
+
+    @property
+    def actor(self) -> Actor:
+        raise NotImplementedError
+
+    # -- waking up ----------------------------------------------------------------------------------
+
+    def post(self, event: Any) -> None:
+        if self.alive:
+            self._inbox.append(event)
+            self.ring()
+
+    def ring(self) -> None:
+        """Something waits: there will be a turn, after a moment in which more may come."""
+        if self._turn_at is None or self._turn_at > self._clock.now + 0.0001:
+            slow = 20 if self.chance.random() < 0.05 else 1
+            self._wake(self._clock.now + slow * self.chance.uniform(0.00002, 0.0005))
+
+    def _wake(self, moment: float) -> None:
+        if self._turn_at is None or moment < self._turn_at:
+            self._turn_at = moment
+            self._clock.at(moment, self._run, moment)
+
+    def _run(self, moment: float) -> None:
+        if self.alive and not self.paused and self._turn_at == moment:
+            self._turn_at = None
+            self._take_turn()
+
+    def pause(self, seconds: float) -> None:
+        """The process does not run, as after SIGSTOP; what comes in waits."""
+        if self.alive and not self.paused:
+            self.paused = True
+            sleeping = TICK_S if self._turn_at is None else min(TICK_S, max(0.0, self._turn_at - self._clock.now))
+            self._clock.after(seconds, self._resume, seconds - sleeping)
+
+    def _resume(self, late: float) -> None:
+        if self.alive:
+            self.paused = False
+            self._late = late if late >= STALL_S else 0.0
+            self._turn_at = None
+            self._wake(self._clock.now)
+
+    # -- a turn -------------------------------------------------------------------------------------
+
+    def _waiting(self) -> bool:
+        return bool(self._inbox)
+
+    def _drain(self) -> list[Any]:
+        limit = self.chance.randint(1, 8) if self.chance.random() < 0.1 else 256
+        return [self._inbox.popleft() for _ in range(min(limit, len(self._inbox)))]
+
+    def _take_turn(self) -> None:
+        events = self._drain()
+        self._watch_for_spinning(events)
+        if self._late:
+            events.insert(0, Stalled(self._late))
+            self._late = 0.0
+        if not self._waiting():
+            events.append(Drained())
+        now = Now(self._clock.now + self._mono, self._clock.now + self._wall)
+        turn = self.actor.turn(events, now)
+        self.turns += 1
+        for fact in turn.facts:
+            self._note(fact.kind, fact.about, fact.text)
+        for effect in (*turn.at_once, *turn.after_commit):
+            if self.alive:
+                self._perform(effect)
+        if not self.alive:
+            return
+        if self._waiting():
+            self._wake(self._clock.now + 0.0001)
+            return
+        deadline = self.actor.deadline()
+        if deadline is not None:
+            self._wake(max(deadline - self._mono, self._clock.now + 0.0001))
+
+    def _watch_for_spinning(self, events: list[Any]) -> None:
+        deadline = self.actor.deadline()
+        spins = not events and deadline is not None and deadline < self._clock.now + self._mono - 0.01
+        self._spins = self._spins + 1 if spins else 0
+        if self._spins > IDLE_TURNS:
+            raise Broken(f"{self.name} spins: its deadline has passed, and its turns do nothing about it")
+
+    def _perform(self, effect: Any) -> None:
+        raise NotImplementedError
+
+    def _note(self, kind: str, about: dict[str, Any], text: str) -> None:
+        self.world.ledger.note("{}: {}", self.name, text)
+
+    def end(self) -> None:
+        """The process is gone, with all it knew."""
+        self.alive = False
+        self._inbox.clear()
+
+
+class CoordinatorMachine(Machine):
+    def __init__(self, world: World, epoch: int) -> None:
+        super().__init__(world, "coordinator", world.chance("coordinator"))
+        self.coordinator = Coordinator(epoch, "the cluster", "0", world.chance("placement"), Times(session_s=SESSION_S))
+        self.disk = Disk(self._clock, self.chance, self.post, world.disk_fails)
+
+    @property
+    def actor(self) -> Actor:
+        return self.coordinator
+
+    def _perform(self, effect: Any) -> None:
+        match effect:
+            case Send():
+                event = self.world.network.send_down(effect)
+                if event is not None:
+                    self.post(event)
+            case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
+                self.disk.perform(effect)
+            case _:
+                raise Broken(f"the coordinator wants {effect}")
+
+    def _note(self, kind: str, about: dict[str, Any], text: str) -> None:
+        super()._note(kind, about, text)
+        if kind == "node_lost":
+            self.world.ledger.node_lost(about["node"])
+        elif kind == "results_discarded":
+            self.world.discarded += 1
+
+
+class NodeMachine(Machine):
+    def __init__(self, world: World, name: str, incarnation: int) -> None:
+        super().__init__(world, name, world.chance(f"{name} {incarnation}"))
+        plan = world.plan
+        me = Self(self.chance.randbytes(8), name, incarnation, f"{name}.host", self.life, "3.11", "0", plan.slots, {})
+        self.incarnation = incarnation
+        self.agent = Agent(me, AgentLimits(cached_blobs=plan.spare_blobs))
+        self.disk = Disk(self._clock, self.chance, self.post, world.disk_fails)
+        self.pool = Pool(self._clock, self.chance, plan, world.ledger, self.disk, name, self.life, self.ring)
+        self.pool.faulty = world.faulty
+        self.wire = Wire(self, NODE_KEY)
+        self.stopped: Stop | None = None
+        world.network.dial(self.wire)
+        self.post(agents.VitalsTaken({"load": 0.5}))
+
+    @property
+    def actor(self) -> Actor:
+        return self.agent
+
+    def _waiting(self) -> bool:
+        return bool(self._inbox) or self.pool.pending
+
+    def _drain(self) -> list[Any]:
+        return [*self.pool.drain(), *super()._drain()]
+
+    def leave(self) -> None:
+        self.post(agents.LeaveWished("told to stop"))
+
+    def _perform(self, effect: Any) -> None:
+        match effect:
+            case Send():
+                self.world.network.send_up(self.wire, effect)
+            case SpawnWorker() | Give() | Recall() | KillWorker():
+                self.pool.perform(effect)
+            case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
+                self.disk.perform(effect)
+            case Stop():
+                if effect.error:
+                    raise Broken(f"{self.name} stops with an error: {effect.reason}")
+                self.world.node_ended(self)
+            case _:
+                raise Broken(f"{self.name} wants {effect}")
+
+    def end(self) -> None:
+        super().end()
+        self.pool.close()
+        self.world.network.hang_up(self.wire)
+
+
+class ClientMachine(Machine):
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name, world.chance(name))
+        self.session = ClientSession(self.chance.randbytes(8), "default", "0")
+        self.memory = Memory(self.post)
+        self.wire = Wire(self, CLIENT_KEY)
+        self.offered = 0
+        self._asks = 0
+        world.network.dial(self.wire)
+
+    @property
+    def actor(self) -> Actor:
+        return self.session
+
+    # -- what its user does -------------------------------------------------------------------------
+
+    def submit(self, works: list[Work]) -> list[int]:
+        """Hand these in; their counters."""
+        entries = []
+        for work in works:
+            self.offered += 1
+            large = code = None
+            if work.large:
+                large = (sha(work.payload), len(work.payload))
+                self.memory.serve(large[0], work.payload, self.offered)
+            if work.code:
+                code = (sha(work.code), work.code)
+                if len(work.code) > LARGE_BYTES:
+                    self.memory.serve(*code, self.offered)
+            payload = b"" if work.large else work.payload
+            entries.append(Entry(self.offered, work.spec, payload, large, code))
+            self.world.ledger.handed_in(self.name, self._job(self.offered), work)
+        self.post(Offered(entries))
+        return [entry.counter for entry in entries]
+
+    def cancel(self, counters: list[int]) -> None:
+        if self.alive:
+            for counter in counters:
+                self.world.ledger.cancel_wished(self._job(counter))
+            self.post(CancelWished(counters))
+
+    def ask(self) -> None:
+        if self.alive:
+            self._asks += 1
+            self.world.ledger.asked(self.name, self._asks)
+            self.post(Asked(self._asks, "status" if self._asks % 2 else "nodes", {}))
+
+    def leave(self) -> None:
+        self.post(LeaveWished("done"))
+
+    def _job(self, counter: int) -> bytes:
+        return job_id(self.session.session, counter)
+
+    # -- what its session does ----------------------------------------------------------------------
+
+    def _perform(self, effect: Any) -> None:
+        ledger = self.world.ledger
+        match effect:
+            case Send():
+                self.world.network.send_up(self.wire, effect)
+            case Settle():
+                self._settle(effect)
+            case Acknowledge(through):
+                ledger.acknowledged(self.name, through, self.offered)
+                self.memory.acknowledged(through)
+            case CancelDenied(counters):
+                for counter in counters:
+                    ledger.cancel_denied(self._job(counter))
+            case Answered(ask, error, _):
+                ledger.answer(self.name, ask, error)
+            case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
+                self.memory.perform(effect)
+            case Stop():
+                self.world.client_ended(self)
+            case GiveUp():
+                raise Broken(f"{self.name} gives up: {effect.reason}")
+            case _:
+                raise Broken(f"{self.name} wants {effect}")
+
+    def _settle(self, effect: Settle) -> None:
+        shared: dict[bytes, bytes] = {}
+        for counter, outcome, payload, large in effect.rows:
+            if large is not None:
+                if large[0] not in shared:
+                    if large[0] not in self.memory.whole:
+                        raise Broken(f"{self.name} settles job {counter}, and its result is not there")
+                    shared[large[0]] = self.memory.whole.pop(large[0])
+                payload = shared[large[0]]
+            self.world.ledger.settled(self.name, self._job(counter), outcome, payload, large is not None)
+
+    def end(self) -> None:
+        super().end()
+        self.world.network.hang_up(self.wire)

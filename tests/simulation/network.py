@@ -1,0 +1,254 @@
+"""The network between the machines. Rules of this file: bytes and connections; it knows no actor's mind.
+
+It keeps what TCP keeps, order within one connection and nothing else. Beyond what TCP does, messages are lost
+from the middle of a stream and come twice. A connection that is cut is known to neither side at once. What was
+sent into it may arrive, be lost, or come over the next connection, under another route.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+from cluster.actor import Connected, Disconnected, Header, Identity, Received, Send, Unroutable
+from cluster.codec import decode, encode
+from cluster.messages import Message
+from tests.simulation.clock import Clock
+from tests.simulation.ledger import Broken
+from tests.simulation.plans import Plan
+
+if TYPE_CHECKING:
+    from tests.simulation.machines import Machine
+
+COORDINATOR = Identity("coordinator's key", "coordinator", "coordinator", "default")
+HALF_OPEN_S = 6.0
+"""The transport's own heartbeat ends a connection whose other side is silent so long."""
+
+
+@dataclass(slots=True)
+class _Direction:
+    """One of the two streams of a connection."""
+
+    last_at: float = 0.0
+    """Arrival of the message sent last: none overtakes it."""
+    frozen_until: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    route: bytes
+    wire: Wire
+    coordinator: Machine
+    up: _Direction = field(default_factory=_Direction)
+    down: _Direction = field(default_factory=_Direction)
+    cut: bool = False
+    seen_there: bool = False
+    """The coordinator's side knows that it is cut."""
+
+
+@dataclass(slots=True)
+class _Numbers:
+    """What one side has said on one link."""
+
+    seq: int = 0
+    ack: int = 0
+
+
+class Wire:
+    """A dialler's end: at most one connection, and what waits for the next one."""
+
+    def __init__(self, machine: Machine, identity: Identity) -> None:
+        self.machine = machine
+        self.identity = identity
+        self.connection: Connection | None = None
+        self.left_over: list[bytes] = []
+        self.closed = False
+
+
+class Network:
+    def __init__(self, clock: Clock, chance: Random, plan: Plan) -> None:
+        self._clock = clock
+        self._chance = chance
+        self._plan = plan
+        self._routes: dict[bytes, Connection] = {}
+        self._route = 0
+        self._by_dialler: dict[tuple[int, int], _Numbers] = {}
+        self._by_coordinator: dict[tuple[int, int, int], _Numbers] = {}
+        self._heard_of: dict[tuple[int, int], int] = {}
+        """The last number any life of the coordinator has used on a link."""
+        self._trace = hashlib.blake2b(digest_size=16)
+        self.faulty = True
+        """First phase: what the plan says may fail."""
+        self.coordinator: Machine | None = None
+        self.faults: Counter[str] = Counter()
+        self.delivered = 0
+        self.bytes = 0
+
+    @property
+    def trace(self) -> str:
+        """Hash of all that was delivered, and when."""
+        return self._trace.hexdigest()
+
+    @property
+    def connections(self) -> list[Connection]:
+        return [c for c in self._routes.values() if not c.cut]
+
+    # -- connections --------------------------------------------------------------------------------
+
+    def dial(self, wire: Wire) -> None:
+        self._clock.after(self._chance.uniform(0.001, 0.3), self._try, wire)
+
+    def _try(self, wire: Wire) -> None:
+        if wire.closed or not wire.machine.alive or wire.connection is not None:
+            return
+        there = self.coordinator
+        if there is None or not there.alive or (there.paused and self._chance.random() < 0.5):
+            self.dial(wire)
+            return
+        self._route += 1
+        connection = Connection(b"T" + self._route.to_bytes(5, "big"), wire, there)
+        self._routes[connection.route] = connection
+        wire.connection = connection
+        waiting, wire.left_over = wire.left_over, []
+        for raw in waiting:
+            self._carry_up(connection, raw)
+        wire.machine.post(Connected())
+
+    def hang_up(self, wire: Wire) -> None:
+        """The dialler's process is gone, or has closed its socket."""
+        wire.closed = True
+        if wire.connection is not None:
+            self._cut(wire.connection)
+
+    def cut(self, connection: Connection) -> None:
+        if not connection.cut:
+            self.faults["cuts"] += 1
+            self._cut(connection)
+
+    def _cut(self, connection: Connection) -> None:
+        if connection.cut:
+            return
+        connection.cut = True
+        late = self.faulty and self._chance.random() < 0.2
+        here, there = (self._chance.uniform(0, HALF_OPEN_S if late else 0.05) for _ in range(2))
+        self._clock.after(here, self._seen_here, connection)
+        self._clock.after(there, self._seen_there, connection)
+
+    def coordinator_gone(self) -> None:
+        for connection in self.connections:
+            self._cut(connection)
+
+    def freeze(self, connection: Connection, seconds: float) -> None:
+        """One direction, or both, hold everything back; a long one ends the connection."""
+        self.faults["freezes"] += 1
+        until = self._clock.now + seconds
+        for direction in (connection.up, connection.down):
+            if self._chance.random() < 0.7:
+                direction.frozen_until = until
+        if seconds > HALF_OPEN_S:
+            self._clock.after(HALF_OPEN_S, self._cut, connection)
+
+    def _seen_here(self, connection: Connection) -> None:
+        wire = connection.wire
+        if wire.connection is connection:
+            wire.connection = None
+            if not wire.closed:
+                wire.machine.post(Disconnected())
+                self.dial(wire)
+
+    def _seen_there(self, connection: Connection) -> None:
+        connection.seen_there = True
+        del self._routes[connection.route]
+
+    # -- messages -----------------------------------------------------------------------------------
+
+    def send_up(self, wire: Wire, effect: Send) -> None:
+        self._check(wire, effect, from_coordinator=False)
+        connection = wire.connection
+        raw = encode(effect.header, effect.message)
+        if connection is None:
+            return
+        if connection.cut:
+            if self.faulty and self._chance.random() < 0.2:
+                wire.left_over.append(raw)
+            return
+        self._carry_up(connection, raw)
+
+    def _carry_up(self, connection: Connection, raw: bytes) -> None:
+        for moment in self._arrivals(connection.up):
+            self._clock.at(moment, self._arrive_up, connection, raw)
+
+    def send_down(self, effect: Send) -> Unroutable | None:
+        connection = self._routes.get(effect.route)
+        if connection is None:
+            return Unroutable(effect.route)
+        self._check(connection.wire, effect, from_coordinator=True)
+        raw = encode(effect.header, effect.message)
+        if not connection.cut:
+            for moment in self._arrivals(connection.down):
+                self._clock.at(moment, self._arrive_down, connection, raw)
+        return None
+
+    def _arrivals(self, direction: _Direction) -> list[float]:
+        """When one message arrives: usually once."""
+        plan, chance = self._plan, self._chance
+        delay = plan.delay_s * chance.uniform(0.5, 1.5)
+        if self.faulty:
+            if chance.random() < plan.loss:
+                self.faults["lost messages"] += 1
+                return []
+            if chance.random() < plan.slow:
+                delay *= 100
+        direction.last_at = max(direction.last_at, self._clock.now + delay, direction.frozen_until)
+        if self.faulty and chance.random() < plan.duplicate:
+            self.faults["duplicated messages"] += 1
+            return [direction.last_at, direction.last_at]
+        return [direction.last_at]
+
+    def _arrive_up(self, connection: Connection, raw: bytes) -> None:
+        if connection.coordinator.alive and self._survives(connection):
+            self._deliver(connection.coordinator, b"up", raw, connection.route, connection.wire.identity)
+
+    def _arrive_down(self, connection: Connection, raw: bytes) -> None:
+        if connection.wire.machine.alive and self._survives(connection):
+            self._deliver(connection.wire.machine, b"down", raw, b"", COORDINATOR)
+
+    def _survives(self, connection: Connection) -> bool:
+        """Of what was under way when a connection was cut, some is in the receiver's hands already."""
+        return not connection.cut or self._chance.random() < 0.5
+
+    def _deliver(self, machine: Machine, way: bytes, raw: bytes, route: bytes, identity: Identity) -> None:
+        self._trace.update(b"%s %s %r %d " % (way, machine.name.encode(), self._clock.now, len(raw)))
+        self._trace.update(raw)
+        self.delivered += 1
+        self.bytes += len(raw)
+        header, message = decode(raw)
+        machine.post(Received(route, identity, header, message))
+
+    # -- the numbering, seen from the wire ----------------------------------------------------------
+
+    def _check(self, wire: Wire, effect: Send, from_coordinator: bool) -> None:
+        header, message = effect.header, effect.message
+        what = f"{type(message).__name__} on link {header.link} with {wire.machine.name}"
+        if type(message).UNNUMBERED:
+            if header.seq or header.ack:
+                raise Broken(f"{what} carries numbers: {header}")
+            return
+        assert self.coordinator is not None
+        link = (wire.machine.life, header.link)
+        here = self._by_dialler.setdefault(link, _Numbers())
+        there = self._by_coordinator.setdefault((*link, self.coordinator.life), _Numbers())
+        mine = there if from_coordinator else here
+        if from_coordinator:
+            self._heard_of[link] = max(self._heard_of.get(link, 0), header.seq)
+        if header.seq != mine.seq + 1:
+            raise Broken(f"{what} has number {header.seq} after {mine.seq}")
+        if header.ack < mine.ack:
+            raise Broken(f"{what} takes an acknowledgement back: {header.ack} after {mine.ack}")
+        theirs = here.seq if from_coordinator else self._heard_of.get(link, 0)
+        if header.ack > theirs:
+            raise Broken(f"{what} acknowledges {header.ack} of {theirs} messages")
+        mine.seq, mine.ack = header.seq, header.ack

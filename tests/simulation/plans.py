@@ -1,0 +1,132 @@
+"""How much work there is and how often what fails. Rules of this file: figures only, named or drawn from a seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    name: str
+    span_s: float = 15.0
+    """Length of the first phase: jobs are handed in, and things fail, until then."""
+
+    # -- the work
+    jobs: int = 200
+    clients: int = 2
+    nodes: int = 3
+    slots: int = 3
+    long: float = 0.02
+    """Share of jobs that run for seconds, up to longer than a lease."""
+    raises: float = 0.05
+    by_value: float = 0.3
+    """Share of functions that go by value; of these, half are blobs."""
+    large: float = 0.1
+    """Share of jobs whose payload is a blob,"""
+    large_result: float = 0.1
+    """...of those whose result is one,"""
+    shared: float = 0.5
+    """...and of blobs that are the same bytes as another's."""
+    cancels: float = 0.1
+    spare_blobs: int = 512
+    """Blobs an agent keeps for the next job that names them."""
+
+    # -- the network: seconds, and chances per message
+    delay_s: float = 0.001
+    slow: float = 0.01
+    """Chance of a delay a hundred times as long."""
+    loss: float = 0.0
+    duplicate: float = 0.0
+
+    # -- what happens so many times in the whole first phase, on average
+    cuts: float = 0.0
+    freezes: float = 0.0
+    """A direction of a connection holds everything back for seconds."""
+    coordinator_pauses: float = 0.0
+    agent_pauses: float = 0.0
+    client_pauses: float = 0.0
+    agent_kills: float = 0.0
+    agent_leaves: float = 0.0
+    client_deaths: float = 0.0
+    client_leaves: float = 0.0
+    coordinator_restarts: float = 0.0
+
+    # -- chances per piece of work
+    worker_crash: float = 0.0
+    """Per run, in the middle of it; half as often between two runs."""
+    start_failure: float = 0.0
+    disk_error: float = 0.0
+    """Per chunk written or read, at the coordinator and at agents."""
+
+
+STORIES: dict[str, Plan] = {
+    plan.name: plan
+    for plan in (
+        Plan("quiet", jobs=400),
+        Plan("lossy", jobs=300, loss=0.03, duplicate=0.03, slow=0.03),
+        Plan("cut links", jobs=300, cuts=25, freezes=5),
+        Plan("pauses", jobs=300, coordinator_pauses=3, agent_pauses=6, client_pauses=4),
+        Plan("agent crashes", jobs=300, agent_kills=8, agent_leaves=2, worker_crash=0.02, start_failure=0.2),
+        Plan("coordinator restart", jobs=300, coordinator_restarts=3, loss=0.002),
+        Plan("cancels", jobs=400, cancels=0.6, slots=2, cuts=4, loss=0.005),
+        Plan("blobs", jobs=250, large=0.5, large_result=0.5, by_value=0.8, cuts=5, loss=0.005, spare_blobs=4),
+        Plan("clients come and go", jobs=300, clients=4, client_deaths=3, client_leaves=3, large=0.3, large_result=0.3),
+        Plan("bad disks", jobs=250, large=0.4, large_result=0.4, by_value=0.5, disk_error=0.01, cuts=2),
+    )
+}
+
+
+def drawn(seed: int) -> Plan:
+    """A plan for this seed: each kind of trouble is absent in half of them, and else has a strength of its own."""
+    chance = random.Random(f"plan {seed}")
+
+    def maybe(most: float) -> float:
+        return 0.0 if chance.random() < 0.5 else most * 10 ** -chance.uniform(0, 1.5)
+
+    plan = Plan(
+        f"seed {seed}",
+        span_s=chance.uniform(3, 20),
+        jobs=int(10 ** chance.uniform(1, 2.4)),
+        clients=chance.randint(1, 4),
+        nodes=chance.randint(1, 5),
+        slots=chance.randint(1, 6),
+        long=chance.choice((0.0, 0.02, 0.1)),
+        raises=chance.choice((0.0, 0.1)),
+        by_value=chance.choice((0.0, 0.3, 1.0)),
+        large=chance.choice((0.0, 0.1, 0.5)),
+        large_result=chance.choice((0.0, 0.1, 0.5)),
+        shared=chance.choice((0.0, 0.5, 0.9)),
+        cancels=chance.choice((0.0, 0.1, 0.5)),
+        spare_blobs=chance.choice((0, 3, 512)),
+        delay_s=10 ** chance.uniform(-4, -1.3),
+    )
+    return replace(
+        plan,
+        slow=maybe(0.1),
+        loss=maybe(0.1),
+        duplicate=maybe(0.1),
+        cuts=maybe(40),
+        freezes=maybe(10),
+        coordinator_pauses=maybe(4),
+        agent_pauses=maybe(8),
+        client_pauses=maybe(8),
+        agent_kills=maybe(8),
+        agent_leaves=maybe(3),
+        client_deaths=maybe(3),
+        client_leaves=maybe(3),
+        coordinator_restarts=maybe(3),
+        worker_crash=maybe(0.1),
+        start_failure=maybe(0.5),
+        disk_error=maybe(0.02),
+    )
+
+
+def differences(plan: Plan) -> str:
+    """What a plan says other than the default, for people."""
+    words = []
+    for field in fields(plan):
+        value = getattr(plan, field.name)
+        if field.name != "name" and value != field.default:
+            words.append(f"{field.name}={value:.4g}" if isinstance(value, float) else f"{field.name}={value}")
+    return ", ".join(words)

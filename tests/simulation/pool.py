@@ -1,0 +1,227 @@
+"""An agent's workers. Rules of this file: the real pool's rules (``node/pool.py``), with virtual run times.
+
+A worker reads one packet, runs it, answers, reads the next. What it has not read can be taken back. It may die under
+an attempt, which is then its suspect, between two, or before it is up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from cluster.jobs import Failure, Outcome
+from node.events import (
+    Done,
+    Give,
+    KillWorker,
+    Recall,
+    Recalled,
+    Run,
+    SpawnWorker,
+    WorkerDone,
+    WorkerGone,
+    WorkerUp,
+)
+from tests.simulation.clock import Clock
+from tests.simulation.disks import Disk
+from tests.simulation.ledger import Broken, Ledger
+from tests.simulation.plans import Plan
+from tests.simulation.work import outcome_of, seconds_of, sha
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    slot: int
+    pid: int
+    up: bool = False
+    dead: bool = False
+    killed: bool = False
+    pipe: deque[Run] = field(default_factory=deque)
+    running: Run | None = None
+    done: list[Done] = field(default_factory=list)
+    """Answers the agent has not read yet."""
+
+
+class Pool:
+    """``ring`` wakes the machine; ``drain`` gives it what happened, in the real pool's order."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        chance: Random,
+        plan: Plan,
+        ledger: Ledger,
+        disk: Disk,
+        node: str,
+        life: int,
+        ring: Any,
+    ) -> None:
+        self._clock = clock
+        self._chance = chance
+        self._plan = plan
+        self._ledger = ledger
+        self._disk = disk
+        self._node = node
+        self._life = life
+        self._ring = ring
+        self._workers: dict[int, _Worker] = {}
+        self._pids = 0
+        self._news: list[Any] = []
+        self._ups: list[_Worker] = []
+        self._buried: list[tuple[_Worker, str]] = []
+        self.faulty = True
+        self.alive = True
+        self.faults: dict[str, int] = {}
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._news or self._ups or self._buried or any(w.done for w in self._workers.values()))
+
+    def drain(self) -> list[Any]:
+        """What came of effects, then what workers said, then who died: its answers are told before."""
+        events, self._news = self._news, []
+        events += [WorkerUp(w.slot, w.pid) for w in self._ups if not w.dead]
+        self._ups.clear()
+        for worker in self._workers.values():
+            if worker.done:
+                events.append(WorkerDone(worker.slot, worker.pid, worker.done))
+                worker.done = []
+        for worker, cause in self._buried:
+            suspect = worker.running.token if worker.running else None
+            unread = [run.token for run in worker.pipe]
+            events.append(WorkerGone(worker.slot, worker.pid, cause, suspect, suspect is not None, unread))
+            del self._workers[worker.slot]
+        self._buried.clear()
+        return events
+
+    def perform(self, effect: SpawnWorker | Give | Recall | KillWorker) -> None:
+        match effect:
+            case Give(slot, runs):
+                worker = self._workers.get(slot)
+                if worker is None:
+                    self._tell(Recalled(slot, [run.token for run in runs]))
+                    return
+                worker.pipe.extend(runs)
+                self._read(worker)
+            case Recall(slot):
+                worker = self._workers.get(slot)
+                tokens = [run.token for run in worker.pipe] if worker else []
+                if worker:
+                    worker.pipe.clear()
+                self._tell(Recalled(slot, tokens))
+            case SpawnWorker(slot):
+                self._spawn(slot)
+            case KillWorker(slot):
+                worker = self._workers.get(slot)
+                if worker is not None and not worker.dead:
+                    worker.killed = True
+                    self._die(worker, "killed by the agent")
+
+    def close(self) -> None:
+        """The agent is gone: the kernel ends its workers."""
+        self.alive = False
+        for worker in self._workers.values():
+            worker.dead = True
+
+    def _tell(self, event: Any) -> None:
+        self._news.append(event)
+        self._ring()
+
+    def _chance_of(self, probability: float, fault: str) -> bool:
+        if not self.faulty or self._chance.random() >= probability:
+            return False
+        self.faults[fault] = self.faults.get(fault, 0) + 1
+        return True
+
+    # -- one worker ---------------------------------------------------------------------------------
+
+    def _spawn(self, slot: int) -> None:
+        if slot in self._workers:
+            raise Broken(f"{self._node} starts a second worker in slot {slot}")
+        if self._chance_of(self._plan.start_failure / 2, "workers not started"):
+            self._tell(WorkerGone(slot, 0, "could not be started: no processes left", None, False, []))
+            return
+        self._pids += 1
+        worker = self._workers[slot] = _Worker(slot, self._life * 1000 + self._pids)
+        self._clock.after(self._chance.uniform(0.01, 0.2), self._started, worker)
+
+    def _started(self, worker: _Worker) -> None:
+        if worker.dead:
+            return
+        if self._chance_of(self._plan.start_failure / 2, "workers dead at start"):
+            self._die(worker, "could not be started: exit code 1")
+            return
+        worker.up = True
+        self._ups.append(worker)
+        self._ring()
+        self._read(worker)
+
+    def _read(self, worker: _Worker) -> None:
+        """Begin the next packet, if it waits for one."""
+        if worker.dead or not worker.up or worker.running is not None or not worker.pipe:
+            return
+        if self._chance_of(self._plan.worker_crash / 2, "workers dead when idle"):
+            self._die(worker, "signal 9 (SIGKILL)")
+            return
+        run = worker.running = worker.pipe.popleft()
+        try:
+            payload, code = self._inputs(run)
+        except Broken:
+            if not self._plan.disk_error:
+                raise
+            failure = Failure("OSError", f"on node {self._node}: no such file").encode()
+            self._answer(worker, Done(run.token, Outcome.FAILED, failure, None, 1))
+            return
+        self._ledger.started(run.job, run.token, self._node, self._life, payload, code)
+        seconds = seconds_of(payload)
+        if self._chance_of(self._plan.worker_crash, "workers dead in a job"):
+            self._clock.after(seconds * self._chance.random(), self._crash, worker)
+        else:
+            self._clock.after(seconds, self._finish, worker, run, payload, code)
+
+    def _inputs(self, run: Run) -> tuple[bytes, bytes]:
+        spec, files = run.spec, self._disk.files
+        payload, code = run.payload, b""
+        if run.large is not None:
+            if run.large[0] not in files:
+                raise Broken(f"{self._node} gives a worker token {run.token}, and its payload is not there")
+            payload = files[run.large[0]]
+        if spec.by_value:
+            if spec.code not in files:
+                raise Broken(f"{self._node} gives a worker token {run.token}, and its function is not there")
+            code = files[spec.code]
+        return payload, code
+
+    def _finish(self, worker: _Worker, run: Run, payload: bytes, code: bytes) -> None:
+        if worker.dead:
+            return
+        outcome, data, large = outcome_of(payload, code)
+        self._ledger.answered(run.job)
+        ref = None
+        if large:
+            ref = sha(data), len(data)
+            self._disk.files[ref[0]] = data
+            data = b""
+        self._answer(worker, Done(run.token, outcome, data, ref, max(1, int(seconds_of(payload) * 1e6))))
+
+    def _answer(self, worker: _Worker, done: Done) -> None:
+        worker.running = None
+        worker.done.append(done)
+        self._ring()
+        self._read(worker)
+
+    def _crash(self, worker: _Worker) -> None:
+        if not worker.dead and worker.running is not None:
+            self._ledger.crashed(worker.running.job)
+            self._die(worker, "signal 11 (SIGSEGV)")
+
+    def _die(self, worker: _Worker, cause: str) -> None:
+        worker.dead = True
+        self._clock.after(self._chance.uniform(0.0001, 0.02), self._bury, worker, cause)
+
+    def _bury(self, worker: _Worker, cause: str) -> None:
+        if self.alive:
+            self._buried.append((worker, cause))
+            self._ring()

@@ -1,0 +1,113 @@
+"""What jobs do. Rules of this file: a payload alone says how long its job runs and what comes of it.
+
+So whoever knows the payload knows the right answer, and a worker needs no memory of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import msgpack
+
+from cluster.jobs import Failure, Outcome, Spec
+from tests.simulation.plans import Plan
+
+ECHO, LARGE, RAISE = range(3)
+
+LARGE_BYTES = 512
+"""Above, code travels as a blob; blobs are a few chunks of :data:`scale.CHUNK_BYTES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One job as its user sees it."""
+
+    spec: bytes
+    code: bytes
+    """Pickled function where it goes by value."""
+    payload: bytes
+    large: bool
+    """Whether the payload travels as a blob."""
+
+
+def sha(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def noise(word: str, size: int) -> bytes:
+    """Always the same bytes for the same word, without pieces that repeat."""
+    out = bytearray()
+    while len(out) < size:
+        out += sha(f"{word} {len(out)}".encode())
+    return bytes(out[:size])
+
+
+class Workload:
+    """Draws jobs as the plan has them."""
+
+    def __init__(self, plan: Plan, chance: Random) -> None:
+        self._plan = plan
+        self._chance = chance
+        self._drawn = 0
+        self._functions = [self._function(n) for n in range(8)]
+
+    def _function(self, number: int) -> tuple[bytes, bytes, float]:
+        chance = self._chance
+        mean_s = (0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2)[number % 6] * chance.uniform(0.5, 2)
+        if chance.random() >= self._plan.by_value:
+            return Spec(f"user:f{number}", False, b"f%d" % number).encode(), b"", mean_s
+        size = LARGE_BYTES // 2 if number % 2 else chance.randint(LARGE_BYTES + 1, 5 * 1024)
+        code = noise(f"code {number}", size)
+        return Spec(f"user:f{number}", True, sha(code), len(code)).encode(), code, mean_s
+
+    def burst(self, count: int) -> list[Work]:
+        """Jobs of one call of ``map``, or of several functions mixed."""
+        chance = self._chance
+        one = chance.choice(self._functions)
+        mixed = chance.random() < 0.3
+        return [self._job(*(chance.choice(self._functions) if mixed else one)) for _ in range(count)]
+
+    def _job(self, spec: bytes, code: bytes, mean_s: float) -> Work:
+        chance, plan = self._chance, self._plan
+        self._drawn += 1
+        seconds = chance.expovariate(1 / mean_s)
+        if chance.random() < plan.long:
+            seconds = 10 ** chance.uniform(0, 1.2)
+        what = RAISE if chance.random() < plan.raises else LARGE if chance.random() < plan.large_result else ECHO
+        result = chance.randint(1, 3) if chance.random() < plan.shared else 1000 + self._drawn
+        large = chance.random() < plan.large
+        number = self._drawn
+        if large and chance.random() < plan.shared:
+            number = -chance.randint(1, 3)
+            seconds, what = 0.01, LARGE if number == -1 else ECHO
+            result = 1
+        head: bytes = msgpack.packb([number, int(seconds * 1e6), what, result])
+        size = len(head)
+        if large:
+            size = Random(f"size {number}").choice((300, 1024, 2048, 9_000, 40_000))
+        return Work(spec, code, head + noise(f"payload {number}", size - len(head)), large)
+
+
+def seconds_of(payload: bytes) -> float:
+    return float(_head(payload)[1]) / 1e6
+
+
+def outcome_of(payload: bytes, code: bytes) -> tuple[Outcome, bytes, bool]:
+    """How a job of this payload and function ends by itself: outcome, bytes, whether they are a blob."""
+    number, _, what, result = _head(payload)
+    if what == RAISE:
+        return Outcome.FAILED, Failure("ValueError", f"no luck with {number}").encode(), False
+    if what == LARGE:
+        size = Random(f"result {result}").choice((200, 1024, 5_000, 30_000))
+        return Outcome.SUCCEEDED, noise(f"result {result}", size), True
+    return Outcome.SUCCEEDED, b"echo" + sha(payload + code) + payload[:32], False
+
+
+def _head(payload: bytes) -> list[Any]:
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(payload[:64])
+    head: list[Any] = unpacker.unpack()
+    return head

@@ -1,0 +1,309 @@
+"""One world from one seed: its machines, its weather, its end. Rules of this file: chance comes from the seed alone."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from tests.simulation.clock import Clock
+from tests.simulation.leaks import leaks
+from tests.simulation.ledger import Broken, Ledger
+from tests.simulation.machines import SESSION_S, ClientMachine, CoordinatorMachine, Machine, NodeMachine
+from tests.simulation.network import Network
+from tests.simulation.plans import Plan
+from tests.simulation.scale import reduced
+from tests.simulation.work import Workload
+
+SETTLE_S = 240.0
+"""Virtual time in which all jobs must have their outcome once nothing fails any more."""
+
+REST_S = 20.0
+"""...and in which the last acknowledgements must have passed after that."""
+
+MAX_HAPPENINGS = 3_000_000
+"""A world that needs more is running away."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What one world came to."""
+
+    plan: Plan
+    seed: int
+    failure: str = ""
+    story: list[str] = field(default_factory=list)
+    stuck: bool = False
+    virtual_s: float = 0.0
+    settle_s: float = 0.0
+    """From the end of all faults until the last outcome."""
+    happenings: int = 0
+    turns: int = 0
+    messages: int = 0
+    bytes: int = 0
+    jobs: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    executions: int = 0
+    excess: int = 0
+    excuses: Counter[str] = field(default_factory=Counter)
+    commits: int = 0
+    discarded: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    trace: str = ""
+
+
+class World:
+    def __init__(self, seed: int, plan: Plan) -> None:
+        self.seed = seed
+        self.plan = plan
+        self.clock = Clock()
+        self.ledger = Ledger(lambda: self.clock.now, plan.disk_error > 0)
+        self.network = Network(self.clock, self.chance("network"), plan)
+        self.faulty = True
+        self.faults: Counter[str] = Counter()
+        self.discarded = 0
+        self._lives = 0
+        self._weather = self.chance("weather")
+        self._disks = self.chance("disks")
+        self._names = 0
+        self._gone: list[Machine] = []
+        self.coordinator = self._new_coordinator(1)
+        self.nodes = [NodeMachine(self, f"node{n}", 1) for n in range(plan.nodes)]
+        self.clients = [self._new_client() for _ in range(plan.clients)]
+        self._plan_work()
+        self._plan_faults()
+
+    def chance(self, purpose: str) -> Random:
+        """Chance of its own for each purpose, so that one more draw here changes nothing there."""
+        return Random(f"{self.seed} {self.plan.name} {purpose}")
+
+    def new_life(self) -> int:
+        self._lives += 1
+        return self._lives
+
+    def disk_fails(self) -> bool:
+        if self.faulty and self._disks.random() < self.plan.disk_error:
+            self.faults["disk errors"] += 1
+            return True
+        return False
+
+    # -- machines that come and go ------------------------------------------------------------------
+
+    def _new_coordinator(self, epoch: int) -> CoordinatorMachine:
+        machine = CoordinatorMachine(self, epoch)
+        self.network.coordinator = machine
+        machine.ring()
+        return machine
+
+    def _new_client(self) -> ClientMachine:
+        self._names += 1
+        return ClientMachine(self, f"client{self._names}")
+
+    def _end(self, machine: Machine) -> None:
+        machine.end()
+        self._gone.append(machine)
+
+    def client_ended(self, client: ClientMachine) -> None:
+        """It left or died; another takes its place."""
+        self.ledger.client_ended(client.name)
+        self._end(client)
+        self.clients[self.clients.index(client)] = self._new_client()
+
+    def node_ended(self, node: NodeMachine) -> None:
+        """It left or died; after a while it begins a new life."""
+        self.ledger.node_ended(node.life)
+        self.faults.update(node.pool.faults)
+        self._end(node)
+        self.clock.after(self._weather.uniform(0.1, 6), self._restart_node, node)
+
+    def _restart_node(self, node: NodeMachine) -> None:
+        self.nodes[self.nodes.index(node)] = NodeMachine(self, node.name, node.incarnation + 1)
+
+    def _restart_coordinator(self) -> None:
+        if not self.coordinator.alive:
+            return
+        epoch = self.coordinator.coordinator.epoch + 1
+        self._end(self.coordinator)
+        self.ledger.coordinator_restarted()
+        self.network.coordinator_gone()
+        self.clock.after(self._weather.uniform(0.05, 5), self._coordinator_back, epoch)
+
+    def _coordinator_back(self, epoch: int) -> None:
+        self.coordinator = self._new_coordinator(epoch)
+
+    # -- work ---------------------------------------------------------------------------------------
+
+    def _plan_work(self) -> None:
+        chance = self.chance("work")
+        load = Workload(self.plan, chance)
+        left = self.plan.jobs
+        while left:
+            count = min(left, chance.choice((1, 1, 5, 20, 60)))
+            left -= count
+            moment = chance.uniform(0, self.plan.span_s) * chance.random()
+            self.clock.at(moment, self._submit, load, count, chance)
+        for _ in range(5):
+            self.clock.at(chance.uniform(0, self.plan.span_s), self._ask, chance)
+
+    def _submit(self, load: Workload, count: int, chance: Random) -> None:
+        client = chance.choice(self.clients)
+        counters = client.submit(load.burst(count))
+        wished = [c for c in counters if chance.random() < self.plan.cancels]
+        while wished:
+            some = [wished.pop() for _ in range(min(len(wished), chance.randint(1, 5)))]
+            self.clock.after(chance.choice((0.0, 0.005, 0.1, 2.0)) * chance.random(), client.cancel, some)
+
+    def _ask(self, chance: Random) -> None:
+        chance.choice(self.clients).ask()
+
+    # -- weather ------------------------------------------------------------------------------------
+
+    def _plan_faults(self) -> None:
+        plan = self.plan
+        kinds: list[tuple[float, Callable[[], None]]] = [
+            (plan.cuts, self._cut),
+            (plan.freezes, self._freeze),
+            (plan.coordinator_pauses, lambda: self._pause("coordinator pauses", [self.coordinator])),
+            (plan.agent_pauses, lambda: self._pause("agent pauses", self.nodes)),
+            (plan.client_pauses, lambda: self._pause("client pauses", self.clients)),
+            (plan.agent_kills, self._kill_node),
+            (plan.agent_leaves, self._node_leaves),
+            (plan.client_deaths, self._kill_client),
+            (plan.client_leaves, self._client_leaves),
+            (plan.coordinator_restarts, lambda: self._count("coordinator restarts", self._restart_coordinator)),
+        ]
+        for mean, fault in kinds:
+            moment = 0.0
+            while mean and (moment := moment + self._weather.expovariate(mean / plan.span_s)) < plan.span_s:
+                self.clock.at(moment, fault)
+        self.clock.at(plan.span_s, self._clear_up)
+
+    def _count(self, kind: str, fault: Callable[[], None]) -> None:
+        self.faults[kind] += 1
+        self.ledger.note("fault: {}", kind)
+        fault()
+
+    def _cut(self) -> None:
+        connections = self.network.connections
+        if connections:
+            connection = self._weather.choice(connections)
+            self.ledger.note("fault: the connection of {} is cut", connection.wire.machine.name)
+            self.network.cut(connection)
+
+    def _freeze(self) -> None:
+        connections = self.network.connections
+        if connections:
+            connection = self._weather.choice(connections)
+            self.ledger.note("fault: the connection of {} is frozen", connection.wire.machine.name)
+            self.network.freeze(connection, 10 ** self._weather.uniform(-1, 1))
+
+    def _pause(self, kind: str, machines: list[Machine] | list[NodeMachine] | list[ClientMachine]) -> None:
+        machine = self._weather.choice(machines)
+        seconds = 10 ** self._weather.uniform(-0.5, 1.2)
+        self._count(kind, lambda: machine.pause(seconds))
+        if seconds > 6:
+            for connection in self.network.connections:
+                if machine in (connection.wire.machine, connection.coordinator):
+                    self.clock.after(6, self.network.cut, connection)
+
+    def _living_node(self) -> NodeMachine | None:
+        living = [n for n in self.nodes if n.alive]
+        return self._weather.choice(living) if living else None
+
+    def _kill_node(self) -> None:
+        node = self._living_node()
+        if node is not None:
+            self._count("agents killed", lambda: self.node_ended(node))
+
+    def _node_leaves(self) -> None:
+        node = self._living_node()
+        if node is not None:
+            self._count("agents that leave", node.leave)
+
+    def _kill_client(self) -> None:
+        client = self._weather.choice(self.clients)
+        self._count("clients killed", lambda: self.client_ended(client))
+
+    def _client_leaves(self) -> None:
+        self._count("clients that leave", self._weather.choice(self.clients).leave)
+
+    def _clear_up(self) -> None:
+        """From here on nothing fails any more."""
+        self.ledger.note("nothing fails any more")
+        self.faulty = self.network.faulty = False
+        for node in self.nodes:
+            node.pool.faulty = False
+
+    # -- to the end ---------------------------------------------------------------------------------
+
+    def run(self, report: Report) -> None:
+        """Until everything is at rest. Raises :class:`Broken`, or what an actor raised."""
+        clock, span_s = self.clock, self.plan.span_s
+        while clock.now < span_s or not self.ledger.at_rest:
+            clock.step()
+            if clock.now > span_s + SETTLE_S:
+                report.stuck = True
+                raise Broken(f"stuck: {self._stuck()}")
+            if clock.happened > MAX_HAPPENINGS:
+                report.stuck = True
+                raise Broken("more happens than can be meant")
+        report.settle_s = clock.now - span_s
+        end = clock.now + REST_S + (2 * SESSION_S if self._gone else 0)
+        look_at = clock.now + 1
+        while (words := leaks(self)) if clock.now >= look_at else True:
+            if clock.now > end:
+                raise Broken(
+                    "something is left over when all is done: " + "; ".join(words if words is not True else [])
+                )
+            look_at = max(look_at, clock.now + 1)
+            while clock.now < look_at:
+                clock.step()
+
+    def _stuck(self) -> str:
+        stories = self.ledger.open
+        if not stories:
+            return "a question has no answer"
+        words = [f"{len(stories)} jobs have no outcome; {stories[0]}"]
+        client = next(c for c in self.clients if c.name == stories[0].client)
+        coordinator = self.coordinator.coordinator
+        peer = coordinator._clients.get(client.session.session)
+        for story in stories[:3]:
+            job = None if peer is None else peer.jobs.get(int.from_bytes(story.id[8:], "big"))
+            words.append(f"the coordinator has {job.state.value if job else 'nothing'} of it")
+        return "; ".join(words)
+
+    def fill(self, report: Report) -> None:
+        for node in self.nodes:
+            self.faults.update(node.pool.faults)
+        stories = self.ledger.jobs.values()
+        report.virtual_s = self.clock.now
+        report.happenings = self.clock.happened
+        report.turns = sum(m.turns for m in (self.coordinator, *self.nodes, *self.clients, *self._gone))
+        report.messages, report.bytes = self.network.delivered, self.network.bytes
+        report.jobs = len(stories)
+        report.faults = self.faults + self.network.faults
+        report.executions = sum(len(s.starts) for s in stories)
+        report.excess, report.excuses = self.ledger.excess, self.ledger.excuses
+        report.outcomes = Counter(s.outcome.word for s in stories if s.outcome is not None)
+        report.commits = report.outcomes.total()
+        report.discarded = self.discarded
+        report.trace = self.network.trace
+
+
+def simulate(seed: int, plan: Plan, tail: int = 60) -> Report:
+    """Run one world to its end; what went wrong is in the report, with its last ``tail`` happenings."""
+    report = Report(plan, seed)
+    with reduced():
+        world = World(seed, plan)
+        try:
+            world.run(report)
+        except Broken as e:
+            report.failure = str(e)
+        except Exception:  # whatever an actor raises is a finding
+            report.failure = traceback.format_exc()
+        if report.failure:
+            report.story = world.ledger.last_words(tail)
+        world.fill(report)
+    return report
