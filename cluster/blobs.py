@@ -150,7 +150,8 @@ class Outgoing:
                 self._begin(s)
             return False
         if s is None:
-            if message.through < self._waiting.get(message.sha, message.through + 1):
+            size = self._waiting.get(message.sha)
+            if size is None or message.through < size:
                 return False
             del self._waiting[message.sha]  # it had the blob before we began
             return True

@@ -33,8 +33,8 @@ BATCH_BYTES = 512 * 1024
 MAX_BATCH = 5_000
 """Rows in one message, so that no message takes a turn of its own to handle."""
 
-MAX_HELD = 50_000
-"""Attempts placed on one node, so that its hello can name them all, and as many that are finished and owed."""
+MAX_HELD = 100_000
+"""Rows of any column. A node's hello names all it holds: half of this may be placed on it, the rest be owed."""
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """No frame of ours reaches this; a larger one is cut by the socket before it is buffered."""

@@ -81,7 +81,7 @@ def analyse(path: str) -> Analysis:
 def examine(path: str, journal: str) -> Done:
     """The job: say in the journal that it starts, then analyse. Lines in the journal are executions."""
     began = time.perf_counter()
-    node = os.environ.get("GANGER_NODE_NAME", "?")
+    node = os.environ.get("GANGER_NODE", "?")
     fd = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, f"{node} {os.getpid()}\n".encode())

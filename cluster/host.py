@@ -35,8 +35,11 @@ STALL_S = 1.0
 JUMP_S = 1.0
 """Difference of the two clocks that is told to the actor."""
 
-FULL_COLLECTION_S = 60.0
-"""Idle time between full garbage collections of a host that owns the collector."""
+YOUNG_IDLE, YOUNG_BUSY = 20_000, 500_000
+"""New objects after which a host that owns the collector looks at them, when it is idle and when it never is."""
+
+FULL_COLLECTION_S = 600.0
+"""Time between full garbage collections, in idle moments only: one takes 0.4 s for a million live jobs."""
 
 
 class Source(Protocol):
@@ -155,8 +158,8 @@ class Host:
         try:
             while self._stop is None:
                 allowed = self._sleep_s(not full)
-                if allowed > 0 and self._own_gc:
-                    self._collect()
+                if self._own_gc:
+                    self._collect(allowed > 0)
                 for fd, _ in poller.poll(allowed):
                     full.add(of[fd])
                 now = self._clock()
@@ -220,12 +223,12 @@ class Host:
         if event is not None:
             self._pending.append(event)
 
-    def _collect(self) -> None:
+    def _collect(self, idle: bool) -> None:
         """Garbage is collected when there is nothing else to do: small generations often, all rarely."""
-        if gc.get_count()[0] > 20_000:
+        if gc.get_count()[0] > (YOUNG_IDLE if idle else YOUNG_BUSY):
             gc.collect(1)
-        now = self._clock()
-        if now - self._collected_at > FULL_COLLECTION_S:
-            self._collected_at = now
+        if idle and self._clock() - self._collected_at > FULL_COLLECTION_S:
+            gc.unfreeze()
             gc.collect()
             gc.freeze()
+            self._collected_at = self._clock()

@@ -445,8 +445,7 @@ class Agent:
             attempt = self._attempts.get(done.token)
             if attempt is None or attempt.phase is not Phase.GIVEN:
                 if done.large is not None:
-                    self._shelf.hold(done.large[0])
-                    self._shelf.add(*done.large)
+                    self._keep(*done.large)
                     self._do(*self._shelf.release(done.large[0]))
                 continue
             attempt.pid = event.pid
@@ -455,8 +454,7 @@ class Agent:
     def _end(self, attempt: Attempt, done: Done) -> None:
         """The attempt has its outcome; it is owed to the coordinator from here on."""
         if done.large is not None:
-            self._shelf.add(*done.large)
-            self._shelf.hold(done.large[0])
+            self._keep(*done.large)
         attempt.done = done
         attempt.step(Step.ENDED)
         if attempt.run.spec.by_value or attempt.run.large is not None:
@@ -466,6 +464,13 @@ class Agent:
             return
         self._unsent.append(attempt)
         self._upload(attempt)
+
+    def _keep(self, sha: bytes, size: int) -> None:
+        """Hold a blob that a worker has made, though one of the same bytes was to be dropped in this turn."""
+        effects = self._turn.after_commit
+        effects[:] = [e for e in effects if type(e) is not blobs.DropBlob or e.sha != sha]
+        self._shelf.hold(sha)
+        self._shelf.add(sha, size)
 
     def _worker_gone(self, event: WorkerGone) -> None:
         slot = self._slots[event.slot]

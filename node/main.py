@@ -91,7 +91,7 @@ def run(settings: Settings) -> Stop:
     address, server_key = settings.connection.way(settings.transport)
     dial = Dial(context, address, server_key, settings.connection.public_key, settings.connection.secret_key)
     blobs = BlobFiles(scratch, sync=False)
-    pool = WorkerPool(str(scratch), settings.name)
+    pool = WorkerPool(str(scratch), settings.name, env={"GANGER_NODE": settings.name})
     mailbox = Mailbox()
     log = FactLog("node")
     me = Self(

@@ -37,6 +37,8 @@ class Client(Peer):
     """Unfinished, by counter."""
     left: bool = False
     """It said goodbye: its jobs go on, nobody waits for their results."""
+    forgotten: bool = False
+    """Its results were dropped, and it has not shown that it knows."""
     waiting: deque[Owed] = field(default_factory=deque)
     sent: deque[tuple[int, list[Owed]]] = field(default_factory=deque)
     owed_bytes: int = 0
@@ -74,10 +76,15 @@ class Client(Peer):
             self.accepted, [r.counter for r in rows], [r.outcome for r in rows], [r.payload for r in rows], refs
         )
 
+    def owed(self) -> Iterator[Owed]:
+        """All it has not acknowledged."""
+        yield from self.waiting
+        for _, rows in self.sent:
+            yield from rows
+
     def fetched(self, sha: bytes) -> int:
         """The client has this large result. How many holds on it end: not those of rows it has yet to hear."""
-        rows = [*self.waiting, *(row for _, rows in self.sent for row in rows)]
-        unheard = sum(1 for row in rows if row.large is not None and row.large[0] == sha)
+        unheard = sum(1 for row in self.owed() if row.large is not None and row.large[0] == sha)
         ended = max(0, self.fetchable.get(sha, 0) - unheard)
         if unheard:
             self.fetchable[sha] = unheard

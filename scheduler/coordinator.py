@@ -133,7 +133,7 @@ class Coordinator:
         self._now = 0.0
         self._active: dict[int, Peer] = {}
         """Peers to look after at the end of this turn."""
-        self._ending: dict[str, int] = {}
+        self._told_finished = dict(self._finished)
         self._judge_at = 0.0
 
     # ------------------------------------------------------------------------------- the contract
@@ -171,6 +171,7 @@ class Coordinator:
         if drained and now.mono >= self._judge_at:
             self._judge()
         self._settle()
+        self._tell_finished()
         return self._turn
 
     def deadline(self) -> float | None:
@@ -250,6 +251,7 @@ class Coordinator:
 
     def _from_client(self, client: Client, message: Message) -> None:
         client.acknowledge()
+        client.forgotten = False
         match message:
             case Submit():
                 self._submit(client, message)
@@ -380,7 +382,7 @@ class Coordinator:
             return
         if client is not None and event.header.link <= client.link.number:
             return  # a late copy of an earlier hello
-        known = client is not None and not client.left
+        known = client is not None and not client.forgotten
         if client is None:
             if len(self._clients) >= self._limits.max_sessions:
                 self._refuse(event, "full", f"{len(self._clients)} client sessions are the limit (max_sessions)")
@@ -560,7 +562,7 @@ class Coordinator:
                     time = job.record.time
                     room = {
                         id(n): min(
-                            MAX_HELD, n.slots + prefill(n.slots, time.mean_s, limits.prefill_s, limits.prefill_max)
+                            MAX_HELD // 2, n.slots + prefill(n.slots, time.mean_s, limits.prefill_s, limits.prefill_max)
                         )
                         - n.outstanding
                         for n in candidates
@@ -717,9 +719,11 @@ class Coordinator:
             job.node, job.token = None, 0
             job.attempt -= 1
             back.append(job)
-        self._push_back(back)
+        self._push_back(back, f"node {node.name} has not started them")
 
-    def _push_back(self, jobs: list[Job]) -> None:
+    def _push_back(self, jobs: list[Job], cause: str) -> None:
+        if jobs:
+            self._fact("jobs_requeued", len(jobs), cause=cause)
         wished = [j for j in jobs if j.cancel_wished]
         self._ready.push_back(jobs)
         for job in wished:
@@ -742,6 +746,9 @@ class Coordinator:
                 retract.setdefault(id(job.node), (job.node, []))[1].append(job)
         for node, jobs in retract.values():
             self._retract(node, jobs)
+        if denied:  # but for those it is yet to hear are cancelled, by an earlier wish
+            cancelled = {job_id(client.session, row.counter) for row in client.owed() if row.outcome == Outcome.CANCELLED}
+            denied = [jid for jid in denied if jid not in cancelled]
         if denied:
             self._not_cancelled(client, denied)
 
@@ -782,7 +789,7 @@ class Coordinator:
             self._exchange.release(sha)
 
     def _client_left(self, client: Client, reason: str) -> None:
-        client.left = True
+        client.left = client.forgotten = True
         self._fact("client_forgotten", session=client.session.hex(), reason=reason)
         self._drop_owed(client)
         self._exchange.forget(client)
@@ -818,7 +825,7 @@ class Coordinator:
                 back.append(job)
         if jobs or counted:
             self._fact("node_lost", len(jobs), node=node.name, reason=reason)
-        self._push_back(back)
+        self._push_back(back, f"node {node.name} is gone ({reason})")
 
     def _lost_once(self, job: Job, back: list[Job], why: str) -> None:
         job.node, job.token = None, 0
@@ -958,6 +965,13 @@ class Coordinator:
         if self._exchange.effects:
             self._turn.after_commit += self._exchange.effects
             self._exchange.effects = []
+
+    def _tell_finished(self) -> None:
+        if self._told_finished != self._finished:
+            for outcome, n in self._finished.items():
+                if n != self._told_finished[outcome]:
+                    self._fact("jobs_finished", n - self._told_finished[outcome], outcome=outcome.word)
+            self._told_finished = dict(self._finished)
 
     # ------------------------------------------------------------------------------- questions
 

@@ -115,8 +115,10 @@ class Exchange:
     def relieve(self, heard_before: float) -> None:
         """Who waits for a blob from a peer that is silent shall send it itself."""
         for sha in [s for s, waiting in self._waiting.items() if waiting]:
-            if self._from[sha].heard_at < heard_before:
-                self._give_up(self._from[sha], sha)
+            sender = self._from[sha]
+            if sender.heard_at < heard_before:
+                self._give_up(sender, sha)
+                self.words.append((sender, Taken(sha, 0)))
 
     def _handed_over(self, peer: Peer, sha: bytes) -> None:
         if sha not in peer.uploaded:

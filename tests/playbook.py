@@ -380,14 +380,17 @@ class FakeClient(Dialed):
         super().__init__(play, identity, session)
         self.namespace = namespace
         self.counter = 0
+        self.epoch = 0
 
-    def hello(self, accepted: int = 0, protocol: int = PROTOCOL, epoch: int = 0) -> None:
-        self.greet(ClientHello(protocol, self.session, VERSION, self.namespace, epoch, accepted))
+    def hello(self, accepted: int = 0, protocol: int = PROTOCOL) -> None:
+        self.greet(ClientHello(protocol, self.session, VERSION, self.namespace, self.epoch, accepted))
 
     def joins(self, accepted: int = 0) -> Welcome:
         self.dial()
         self.hello(accepted)
-        return self.gets(Welcome)
+        welcome = self.gets(Welcome)
+        self.epoch = welcome.epoch
+        return welcome
 
     def submit(self, count: int = 1, spec: Spec | None = None, payload: bytes = b"args", **more: Any) -> list[int]:
         """Hand in that many jobs of one function; their counters."""

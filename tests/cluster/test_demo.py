@@ -163,7 +163,7 @@ def test_any_bytes_give_an_analysis(tmp_path_factory: pytest.TempPathFactory, so
 
 
 def test_the_job_signs_the_journal_and_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GANGER_NODE_NAME", "quarry")
+    monkeypatch.setenv("GANGER_NODE", "quarry")
     source, journal = tmp_path / "a.py", tmp_path / "journal"
     source.write_text("def f(): pass\n")
     first, second = (examine(str(source), str(journal)) for _ in range(2))

@@ -959,9 +959,24 @@ def test_a_client_forgotten_while_its_jobs_went_on_is_not_told_it_was_resumed() 
     client.deaf = True
     node.finishes(a)
     play.live(31, node)
+    client.dial()
+    client.hello(accepted=2)  # the answer to this one is lost
     client.deaf = False
     welcome = client.joins(accepted=2)
     assert not welcome.resumed, "the first job's result is gone: the client would wait for it for ever"
+    client.beat()
+    assert client.joins(accepted=2).resumed
+    play.nothing_else()
+
+
+def test_a_client_of_an_earlier_epoch_is_not_resumed_until_it_has_heard_of_this_one(play: CoordinatorPlay) -> None:
+    client = play.new_client()
+    client.dial()
+    client.deaf = True
+    client.hello(accepted=7)
+    client.deaf = False
+    assert not client.joins(accepted=7).resumed
+    assert client.joins(accepted=7).resumed
     play.nothing_else()
 
 
@@ -1384,5 +1399,23 @@ def test_who_waits_for_the_upload_of_a_silent_client_sends_it_itself(play: Coord
     other.say(first)
     play.live(5, other)
     other.gets(Taken, sha=sha, through=0)
+    silent.gets(Taken, sha=sha, through=0)
     other.hands_over(LONG_BLOB)
     play.nothing_else()
+
+
+# ------------------------------------------------------------------------------------ facts
+
+
+def test_what_became_of_jobs_is_told_with_counts_once_a_turn(play: CoordinatorPlay) -> None:
+    node, client = play.node("n1", slots=4), play.client()
+    client.submit(5)
+    tokens = node.gets(Assign).tokens
+    assert [(f.kind, f.n) for f in play.facts if f.kind.startswith("jobs")] == [("jobs_accepted", 5), ("jobs_assigned", 4)]
+    play.facts.clear()
+    with play.one_turn():
+        node.say(Finished(tokens[:3], [0, 1, 0], [b""] * 3, [], [1] * 3, [1] * 3))
+        node.say(Returned(tokens[3:], []))
+    finished = [(f.n, f.about["outcome"]) for f in play.told("jobs_finished")]
+    assert finished == [(2, "succeeded"), (1, "failed")]
+    assert [f.n for f in play.told("jobs_requeued")] == [1]

@@ -31,6 +31,11 @@ from tests.simulation.plans import Plan
 from tests.simulation.work import outcome_of, seconds_of, sha
 
 
+NAMED_WHEN_READ = True
+"""A large result gets its blob's name when the agent reads of it. Were it named when it is written, the agent could
+drop a blob of the same bytes between the two, and the result with it."""
+
+
 @dataclass(slots=True, eq=False)
 class _Worker:
     slot: int
@@ -41,7 +46,9 @@ class _Worker:
     pipe: deque[Run] = field(default_factory=deque)
     running: Run | None = None
     done: list[Done] = field(default_factory=list)
-    """Answers the agent has not read yet."""
+    """Answers the agent has not read yet,"""
+    results: dict[bytes, bytes] = field(default_factory=dict)
+    """...and the blobs they name."""
 
 
 class Pool:
@@ -86,6 +93,8 @@ class Pool:
         self._ups.clear()
         for worker in self._workers.values():
             if worker.done:
+                self._disk.files.update(worker.results)
+                worker.results.clear()
                 events.append(WorkerDone(worker.slot, worker.pid, worker.done))
                 worker.done = []
         for worker, cause in self._buried:
@@ -202,7 +211,7 @@ class Pool:
         ref = None
         if large:
             ref = sha(data), len(data)
-            self._disk.files[ref[0]] = data
+            (worker.results if NAMED_WHEN_READ else self._disk.files)[ref[0]] = data
             data = b""
         self._answer(worker, Done(run.token, outcome, data, ref, max(1, int(seconds_of(payload) * 1e6))))
 

@@ -226,6 +226,7 @@ def test_the_demonstration_loses_nothing(shell: Shell) -> None:
     assert report["killed"] in ("node-1", "node-2")
     assert report["noticed_after_s"] is not None
     assert sum(share["jobs"] for share in report["shares"]) == 150
+    assert {share["node"] for share in report["shares"]} <= {"node-1", "node-2", "node-3"}
     assert len({share["pid"] for share in report["shares"]}) >= 2
     assert f"killed {report['killed']} with signal 9" in done.stderr
 
