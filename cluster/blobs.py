@@ -12,7 +12,7 @@ and hashing is the host's, off the loop; the events and effects for that are her
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster.config import BLOBS_IN_FLIGHT, CHUNK_BYTES, CHUNKS_IN_FLIGHT
@@ -208,7 +208,7 @@ class Incoming:
     def __contains__(self, sha: bytes) -> bool:
         return sha in self._blobs
 
-    def __iter__(self) -> Iterable[bytes]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[bytes]:
         return iter(self._blobs)
 
     def take(self, chunk: Chunk, have: bool) -> WriteChunk | Message | None:

@@ -193,6 +193,8 @@ class ClientSession:
                 case blobs.ChunkWritten():
                     self._chunk_written(event, now.mono)
                 case blobs.BlobFailed():
+                    if event.sha in self._incoming and self._dialer.up:
+                        self._send(BlobRefused(event.sha, event.reason), now.mono)
                     self._blob_failed(event, now.mono)
                 case Connected():
                     turn.after_commit += self._dialer.connected(now.mono)
@@ -421,10 +423,9 @@ class ClientSession:
         if isinstance(answer, blobs.WriteChunk):
             self._turn.after_commit.append(answer)
         elif isinstance(answer, Message):
+            self._send(answer, now)
             if isinstance(answer, BlobRefused):
                 self._blob_failed(blobs.BlobFailed(chunk.sha, answer.reason), now)
-            else:
-                self._send(answer, now)
 
     def _chunk_written(self, event: blobs.ChunkWritten, now: float) -> None:
         word = self._incoming.written(event)
@@ -452,8 +453,6 @@ class ClientSession:
         if event.sha in self._fetching:
             if self._incoming.drop(event.sha):
                 self._turn.after_commit.append(blobs.DropBlob(event.sha))
-            if self._dialer.up:
-                self._send(BlobRefused(event.sha, event.reason), now)  # so that it is not kept for us
             failure = Failure("JobLost", f"the result could not be fetched: {event.reason}").encode()
             self._settle(Settled(r.counter, Outcome.LOST, failure) for r in self._fetching.pop(event.sha))
 

@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cluster.actor import Header, Send
-from cluster.config import ACK_DELAY_S, ACK_EVERY, HELLO_RETRY_MAX_S, HELLO_RETRY_S, Times
+from cluster.config import (
+    ACK_DELAY_S,
+    ACK_EVERY,
+    HASTY_LINKS,
+    HELLO_RETRY_MAX_S,
+    HELLO_RETRY_S,
+    LINK_HOLDS_S,
+    LINK_PAUSE_S,
+    Times,
+)
 from cluster.messages import Heartbeat, Message, Pulse, Refusal, Resync, Welcome
 
 
@@ -90,6 +99,11 @@ class Dialer:
         """When we first said something that they have not answered by anything."""
         self._retry_at: float | None = None
         self._retry_s = HELLO_RETRY_S
+        self._greeted_at = float("-inf")
+        self._stood_at: float | None = None
+        """Since when the link stands."""
+        self._hasty = 0
+        """Links in a row that broke as soon as they stood."""
         self._spoke_at = 0.0
 
     # -- what the actor passes on -------------------------------------------------------------------
@@ -139,6 +153,7 @@ class Dialer:
         self._asked_at = None
         if isinstance(message, Welcome):
             self.up = True
+            self._stood_at = now
             self._retry_at = None
             self._retry_s = HELLO_RETRY_S
             self.epoch = message.epoch
@@ -154,6 +169,14 @@ class Dialer:
         self._asked_at = None
         if not self._connected or self.refusal is not None:
             return []
+        excess = self._hasty - HASTY_LINKS
+        pause_s = min(LINK_PAUSE_S * 2.0 ** min(excess, 16), HELLO_RETRY_MAX_S) if excess >= 0 else 0.0
+        if now < self._greeted_at + pause_s:
+            self._retry_at = self._greeted_at + pause_s
+            return []
+        held = self._stood_at is not None and now - self._stood_at >= LINK_HOLDS_S
+        self._hasty = 0 if held else self._hasty + 1
+        self._greeted_at, self._stood_at = now, None
         self.link = Link(self.link.number + 1)
         self._retry_at = now + self._retry_s
         self._retry_s = min(2 * self._retry_s, HELLO_RETRY_MAX_S)

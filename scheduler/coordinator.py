@@ -314,7 +314,7 @@ class Coordinator:
             return Chunk(message.sha, len(code), 0, code)
         answer = self._exchange.fetch(peer, message)
         if answer is not None and isinstance(peer, Client):
-            self._client_done(peer, message.sha)
+            self._client_lost(peer, message.sha)
         return answer
 
     def _blob_failed(self, event: blobs.BlobFailed) -> None:
@@ -324,7 +324,7 @@ class Coordinator:
         self._tell(words)
         for peer, _ in words:
             if isinstance(peer, Client):
-                self._client_done(peer, event.sha)
+                self._client_lost(peer, event.sha)
 
     # ------------------------------------------------------------------------------- joining
 
@@ -786,6 +786,11 @@ class Coordinator:
     def _client_done(self, client: Client, sha: bytes) -> None:
         """It has the large result, or does not want it."""
         for _ in range(client.fetched(sha)):
+            self._exchange.release(sha)
+
+    def _client_lost(self, client: Client, sha: bytes) -> None:
+        """It cannot have the large result any more, for whatever row that names it."""
+        for _ in range(client.fetchable.pop(sha, 0)):
             self._exchange.release(sha)
 
     def _client_left(self, client: Client, reason: str) -> None:

@@ -354,10 +354,8 @@ class FakeNode(Dialed):
     def hello(self, *held: tuple[int, bytes, int], **about: Any) -> None:
         """Join, holding these (token, job, attempt)."""
         a = self.about | about
-        tokens, jobs, attempts = ([row[i] for row in held] for i in range(3))
-        self.greet(
-            NodeHello(session=self.session, name=self.name, tokens=tokens, jobs=jobs, attempts=attempts, **a),
-        )
+        tokens, jobs, attempts = [t for t, _, _ in held], [j for _, j, _ in held], [n for _, _, n in held]
+        self.greet(NodeHello(session=self.session, name=self.name, tokens=tokens, jobs=jobs, attempts=attempts, **a))
 
     def joins(self, *held: tuple[int, bytes, int]) -> Welcome:
         self.dial()

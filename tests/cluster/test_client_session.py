@@ -622,7 +622,8 @@ def test_nothing_that_happens_raises_and_every_job_has_one_outcome(data: st.Data
                     play.coordinator.say(message)
             case 3:
                 rows = data.draw(st.lists(st.integers(1, 30), max_size=5, unique=True))
-                large = [[0, *REF]] if rows and data.draw(st.booleans()) else []
+                blob = data.draw(st.booleans())
+                large = [[0, *REF]] if rows and blob else []
                 play.coordinator.say(Results(0, rows, [SUCCEEDED] * len(rows), [b""] * len(rows), large))
             case 4:
                 play.cancel(*data.draw(st.lists(st.integers(1, 30), max_size=5)))

@@ -47,8 +47,8 @@ def test_every_message_comes_back_as_it_was(kind: type[Message]) -> None:
 def test_arbitrary_bytes_raise_bad_message_or_nothing(data: bytes) -> None:
     try:
         codec.decode(data)
-    except BadMessage as e:
-        assert str(e)
+    except BadMessage:
+        pass
 
 
 @relaxed
@@ -77,7 +77,12 @@ def test_mutated_messages_raise_bad_message_or_nothing(message: Message, data: s
     st.sampled_from(sorted(MESSAGES)),
     st.lists(
         st.recursive(
-            st.none() | st.booleans() | st.integers(-3, 1 << 63) | st.floats() | st.text(max_size=3) | st.binary(max_size=3),
+            st.none()
+            | st.booleans()
+            | st.integers(-3, 1 << 63)
+            | st.floats()
+            | st.text(max_size=3)
+            | st.binary(max_size=3),
             lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
             max_leaves=10,
         ),

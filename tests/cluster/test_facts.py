@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_an_unknown_kind_is_a_bug_that_says_where_to_add_it() -> None:
-    with pytest.raises(KeyError, match="cluster/facts.py"):
+    with pytest.raises(KeyError, match=r"cluster/facts\.py"):
         fact("nonsense")
 
 

@@ -64,9 +64,7 @@ class Batches:
 def run(actor: Script, *sources: Any, performers: dict[type, Any] | None = None, clock: Clock | None = None) -> Any:
     clock = clock or Clock()
     told: list[Fact] = []
-    stop = Host(
-        actor, sources, performers or {}, told.extend, clock=lambda: clock.mono, wall=lambda: clock.wall
-    ).run()
+    stop = Host(actor, sources, performers or {}, told.extend, clock=lambda: clock.mono, wall=lambda: clock.wall).run()
     return stop, told
 
 
@@ -191,5 +189,7 @@ def test_a_host_that_owns_the_collector_gives_it_back(monkeypatch: pytest.Monkey
     clock = Clock()
     actor = Watching(Turn(), Turn(), due=None)
     monkeypatch.setattr(host, "TICK_S", 0.001)
-    Host(actor, [Batches()], {}, lambda facts: None, own_gc=True, clock=lambda: clock.mono, wall=lambda: clock.wall).run()
+    Host(
+        actor, [Batches()], {}, lambda facts: None, own_gc=True, clock=lambda: clock.mono, wall=lambda: clock.wall
+    ).run()
     assert during == [False] * 3 and gc.isenabled()

@@ -40,15 +40,16 @@ def test_the_owner_is_set_whatever_was_said() -> None:
     assert Spec("f", False, b"", owner="mallory").owned_by("ann").owner == "ann"
 
 
-@given(st.binary(max_size=60) | anything.map(msgpack.packb) | st.lists(anything, min_size=8, max_size=8).map(msgpack.packb))
+@given(
+    st.binary(max_size=60) | anything.map(msgpack.packb) | st.lists(anything, min_size=8, max_size=8).map(msgpack.packb)
+)
 def test_bytes_of_any_kind_are_a_usable_spec_or_bad(raw: bytes) -> None:
     try:
         spec = Spec.decode(raw)
-    except BadSpec as e:
-        assert str(e)
-    else:
-        hash((spec.labels, spec.python))
-        assert Spec.decode(spec.encode()) == spec
+    except BadSpec:
+        return
+    hash((spec.labels, spec.python))
+    assert Spec.decode(spec.encode()) == spec
 
 
 GOOD: list[Any] = ["n", True, bytes(32), 7, "default", "", "3.11", [["gpu", "a100"]]]
@@ -56,8 +57,9 @@ GOOD: list[Any] = ["n", True, bytes(32), 7, "default", "", "3.11", [["gpu", "a10
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [(0, 5), (0, "x" * 513), (1, 1), (2, "text"), (2, bytes(31)), (3, -1), (3, 1 << 62), (3, True), (4, None), (6, 3.11),
-     (7, {}), (7, {"ab": 1}), (7, ["ab"]), (7, "ab"), (7, [["a"]]), (7, [{"a": 1, "b": 2}]), (7, [["a", 1]])],
+    [(0, 5), (0, "x" * 513), (1, 1), (2, "text"), (2, bytes(31)), (3, -1), (3, 1 << 62), (3, True), (4, None),
+     (6, 3.11), (7, {}), (7, {"ab": 1}), (7, ["ab"]), (7, "ab"), (7, [["a"]]), (7, [{"a": 1, "b": 2}]),
+     (7, [["a", 1]])],
 )  # fmt: skip
 def test_a_field_of_the_wrong_shape_is_refused(field: int, value: Any) -> None:
     Spec.decode(msgpack.packb(GOOD))

@@ -1,4 +1,4 @@
-"""Links: whatever is lost or doubled, what is taken is what was sent, in order and once; and the dialler keeps one up."""
+"""Links: whatever is lost or doubled, what is taken is what was sent, in order; and the dialler keeps one up."""
 
 from __future__ import annotations
 
@@ -241,3 +241,17 @@ def test_serving_a_deadline_moves_it_on(steps: list[str]) -> None:
                 d.dialer.disconnected()
             case "dial":
                 d.dialer.connected(d.now)
+
+
+def test_links_that_break_at_once_are_opened_ever_more_slowly() -> None:
+    dialer = Dialer(lambda: ClientHello(1, b"12345678", "0", "default", 0, 0))
+    now, hellos = 0.0, len(dialer.connected(0.0))
+    while now < 60.0:
+        # The coordinator lets it in, and then says something that cannot be read: a gap.
+        link = dialer.link.number
+        dialer.receive(Header(link, 1, 0), Welcome(1, True, 0, 1.0, 10.0), now)
+        hellos += len(dialer.receive(Header(link, 3, 0), Pulse(), now)[1])
+        now += 0.001
+        hellos += len(dialer.due(now, Pulse, 1.0))
+    assert hellos <= 60
+    assert dialer.deadline(1.0) is not None

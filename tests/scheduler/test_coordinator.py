@@ -44,6 +44,7 @@ from tests.playbook import (
     NODE_KEY,
     SPEC,
     CoordinatorPlay,
+    FakeClient,
     FakeNode,
     any_message,
     sha_of,
@@ -1243,7 +1244,6 @@ def test_unreadable_messages_are_counted_by_reason(play: CoordinatorPlay) -> Non
 def test_messages_of_the_other_role_are_dropped_and_told(play: CoordinatorPlay) -> None:
     node, client = play.node(), play.client()
     node.say(Submit(1, [SPEC.encode()], [0], [b""], [], []))
-    client.finishes = None  # type: ignore[attr-defined]
     client.say(Finished([1], [0], [b""], [], [1], [1]))
     client.say(Started([1]))
     assert [f.about["reason"].split()[0] for f in play.told("unexpected")] == ["Submit", "Finished", "Started"]
@@ -1283,7 +1283,8 @@ class Chaos:
 
     def __init__(self) -> None:
         self.play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=30))
-        self.peers = [self.play.node("n1", slots=3), self.play.client(), self.play.client()]
+        self.clients = [self.play.client(), self.play.client()]
+        self.peers: list[FakeNode | FakeClient] = [self.play.node("n1", slots=3), *self.clients]
 
     def says(self, who: int, message: Message) -> None:
         peer = self.peers[who]
@@ -1328,19 +1329,17 @@ def test_nothing_that_peers_say_raises(data: st.DataObject) -> None:
                 message.tokens = [data.draw(st.sampled_from(held)) for _ in tokens]  # type: ignore[attr-defined]
             chaos.says(data.draw(st.integers(0, 2)), message)
         elif what == 5:
-            who = chaos.peers[data.draw(st.integers(1, 2))]
-            chaos.says(chaos.peers.index(who), who.submission(data.draw(st.integers(1, 5))))  # type: ignore[attr-defined]
+            n = data.draw(st.integers(0, 1))
+            chaos.says(1 + n, chaos.clients[n].submission(data.draw(st.integers(1, 5))))
         elif what == 6:
             sha = data.draw(st.sampled_from([sha_of(b"a"), sha_of(b"b"), bytes(32)]))
             chaos.event(data.draw(st.integers(0, 6)), sha, data.draw(st.integers(0, 3)))
         elif what == 7:
             chaos.play.wait(data.draw(st.sampled_from([0.01, 1.0, 4.0, 11.0])))
         else:
-            client = chaos.peers[data.draw(st.integers(1, 2))]
-            chaos.says(
-                chaos.peers.index(client),
-                Cancel([client.job(n) for n in data.draw(st.lists(st.integers(0, 6), max_size=5))]),  # type: ignore[attr-defined]
-            )
+            n = data.draw(st.integers(0, 1))
+            counters = data.draw(st.lists(st.integers(0, 6), max_size=5))
+            chaos.says(1 + n, Cancel([chaos.clients[n].job(c) for c in counters]))
     live = sum(len(c.jobs) for c in chaos.play.coordinator._clients)
     ready, leased = len(chaos.play.coordinator._ready), sum(len(n.leases) for n in chaos.play.coordinator._roster)
     assert chaos.play.coordinator._unfinished == live == ready + leased
@@ -1411,7 +1410,10 @@ def test_what_became_of_jobs_is_told_with_counts_once_a_turn(play: CoordinatorPl
     node, client = play.node("n1", slots=4), play.client()
     client.submit(5)
     tokens = node.gets(Assign).tokens
-    assert [(f.kind, f.n) for f in play.facts if f.kind.startswith("jobs")] == [("jobs_accepted", 5), ("jobs_assigned", 4)]
+    assert [(f.kind, f.n) for f in play.facts if f.kind.startswith("jobs")] == [
+        ("jobs_accepted", 5),
+        ("jobs_assigned", 4),
+    ]
     play.facts.clear()
     with play.one_turn():
         node.say(Finished(tokens[:3], [0, 1, 0], [b""] * 3, [], [1] * 3, [1] * 3))

@@ -8,7 +8,9 @@ from scheduler.lifecycle import Job, State
 
 
 def leased(token: int, state: State = State.LEASED, retracting: bool = False) -> Job:
-    return Job(job_id(bytes(8), token), token, None, None, b"", None, token, state=state, token=token, retracting=retracting)
+    return Job(
+        job_id(bytes(8), token), token, None, None, b"", None, token, state=state, token=token, retracting=retracting
+    )
 
 
 def book(*jobs: Job) -> Leases:

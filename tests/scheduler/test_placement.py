@@ -66,7 +66,7 @@ def test_dealing_out_work_keeps_nodes_level_by_their_slots() -> None:
     assert max(loads) < 1.1 * min(loads)
 
 
-@given(st.integers(1, 256), st.floats(0, 10), st.floats(0, 0.1), st.integers(0, 256))
+@given(st.integers(1, 256), st.floats(1e-6, 10) | st.just(0.0), st.floats(0, 0.1), st.integers(0, 256))
 def test_prefill_is_bounded_and_none_for_the_unknown_and_the_long(
     slots: int, mean_s: float, prefill_s: float, most: int
 ) -> None:

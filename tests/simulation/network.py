@@ -84,6 +84,7 @@ class Network:
         """First phase: what the plan says may fail."""
         self.coordinator: Machine | None = None
         self.faults: Counter[str] = Counter()
+        self.hellos = 0
         self.delivered = 0
         self.bytes = 0
 
@@ -234,6 +235,7 @@ class Network:
         header, message = effect.header, effect.message
         what = f"{type(message).__name__} on link {header.link} with {wire.machine.name}"
         if type(message).UNNUMBERED:
+            self.hellos += not from_coordinator
             if header.seq or header.ack:
                 raise Broken(f"{what} carries numbers: {header}")
             return

@@ -1,0 +1,242 @@
+"""Worlds that must keep every promise, and sabotaged ones that must be found out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.actor import Header
+from cluster.blobs import Outgoing
+from cluster.client_session import ClientSession
+from cluster.messages import Message, Welcome
+from cluster.session import Link, Verdict
+from node.agent import Agent
+from scheduler.coordinator import Coordinator
+from scheduler.exchange import Exchange
+from scheduler.leases import Leases
+from scheduler.lifecycle import Job
+from scheduler.roster import Node
+from tests.simulation import pool
+from tests.simulation.__main__ import main, replay_command
+from tests.simulation.plans import STORIES, drawn
+from tests.simulation.world import Report, simulate
+
+ROOT = Path(__file__).parents[2]
+SEEDS = 60
+LONG_SEEDS = 1_000
+
+
+def keeps_its_promises(report: Report) -> None:
+    if report.failure:
+        pytest.fail("\n".join([*report.story, report.failure, f"replay: {replay_command(report)}"]), pytrace=False)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_story(name: str) -> None:
+    report = simulate(0, STORIES[name])
+    keeps_its_promises(report)
+    assert report.jobs >= 200
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_seed(seed: int) -> None:
+    keeps_its_promises(simulate(seed, drawn(seed)))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("first", range(SEEDS, SEEDS + LONG_SEEDS, 100))
+def test_many_seeds(first: int) -> None:
+    for seed in range(first, first + 100):
+        keeps_its_promises(simulate(seed, drawn(seed)))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", STORIES)
+def test_story_with_many_seeds(name: str) -> None:
+    for seed in range(1, 51):
+        keeps_its_promises(simulate(seed, STORIES[name]))
+
+
+def test_where_nothing_fails_nothing_happens_twice() -> None:
+    plan = STORIES["quiet"]
+    report = simulate(1, plan)
+    keeps_its_promises(report)
+    assert not report.faults
+    assert report.excess == report.discarded == report.outcomes["lost"] == 0
+    assert report.hellos == plan.nodes + plan.clients, "every session has one link, for ever"
+    assert report.executions + report.outcomes["cancelled"] == report.commits == plan.jobs
+
+
+def test_one_seed_is_one_trace_whatever_the_hash_seed() -> None:
+    def traces(hash_seed: str, *arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "tests.simulation", "--trace", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    for arguments in (("--seeds", "8"), ("--seeds", "1", "--story", "blobs")):
+        assert traces("1", *arguments) == traces("2", *arguments) != ""
+
+
+def test_the_scoreboard_and_a_failure_s_replay(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["--seeds", "2", "--from", "5", "-v"]) == 0
+    out = capsys.readouterr().out
+    assert "2 in " in out and "stuck  0" in out
+
+    monkeypatch.setattr(Link, "header", lambda self: Header(self.number, 0, 0))
+    assert main(["--seeds", "2", "--story", "quiet"]) == 1
+    out = capsys.readouterr().out
+    assert 'replay: python -m tests.simulation --story "quiet" --from 0 --seeds 1 -v' in out
+
+
+# ------------------------------------------------------------------------------------ sabotage
+
+Sabotage = Callable[[pytest.MonkeyPatch], None]
+SABOTAGES: dict[str, Sabotage] = {}
+
+
+def sabotage(breaks: Sabotage) -> Sabotage:
+    SABOTAGES[breaks.__name__] = breaks
+    return breaks
+
+
+@sabotage
+def agent_forgets_unacknowledged_results_on_a_new_link(patch: pytest.MonkeyPatch) -> None:
+    welcome = Agent._welcome
+
+    def forgets(self: Agent, message: Welcome) -> None:
+        self._unacked.clear()
+        welcome(self, message)
+
+    patch.setattr(Agent, "_welcome", forgets)
+
+
+@sabotage
+def coordinator_does_not_requeue_absent_leases(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Leases, "absent_from", lambda self, tokens: [])
+
+
+@sabotage
+def link_takes_a_gap_as_next(patch: pytest.MonkeyPatch) -> None:
+    take = Link.take
+
+    def takes(self: Link, header: Header, message: Message, now: float) -> Verdict:
+        if header.link == self.number and header.seq > self.heard:
+            self.heard = header.seq - 1
+        return take(self, header, message, now)
+
+    patch.setattr(Link, "take", takes)
+
+
+@sabotage
+def link_takes_a_copy_as_next(patch: pytest.MonkeyPatch) -> None:
+    take = Link.take
+
+    def takes(self: Link, header: Header, message: Message, now: float) -> Verdict:
+        verdict = take(self, header, message, now)
+        return Verdict.NEXT if verdict is Verdict.DUPLICATE else verdict
+
+    patch.setattr(Link, "take", takes)
+
+
+@sabotage
+def coordinator_says_resumed_to_whom_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
+    welcome = Coordinator._welcome
+    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted: welcome(self, True, accepted))
+
+
+@sabotage
+def coordinator_takes_a_resend_for_new_jobs(patch: pytest.MonkeyPatch) -> None:
+    submit = Coordinator._submit
+
+    def submits(self: Coordinator, client: Any, message: Any) -> None:
+        client.accepted = message.first - 1
+        submit(self, client, message)
+
+    patch.setattr(Coordinator, "_submit", submits)
+
+
+@sabotage
+def coordinator_cancels_what_is_leased_without_asking(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Coordinator, "_retract", lambda self, node, jobs: self._requeue(node, jobs))
+
+
+@sabotage
+def agent_ignores_discards(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Agent, "_discard", lambda self, tokens, reason: None)
+
+
+@sabotage
+def lost_nodes_keep_their_leases(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Leases, "end_all", lambda self: [])
+
+
+@sabotage
+def jobs_are_placed_again_while_their_node_is_only_silent(patch: pytest.MonkeyPatch) -> None:
+    unroutable = Coordinator._unroutable
+
+    def hasty(self: Coordinator, route: bytes) -> None:
+        peer = self._routes.get(route)
+        unroutable(self, route)
+        if isinstance(peer, Node):
+            jobs: list[Job] = list(peer.leases)
+            self._requeue(peer, [job for job in jobs if job.state.value == "leased"])
+
+    patch.setattr(Coordinator, "_unroutable", hasty)
+
+
+@sabotage
+def client_settles_what_is_settled(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ClientSession, "_settle", lambda self, rows: self._settled.extend(rows))
+
+
+@sabotage
+def withdrawn_blobs_are_kept(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Exchange, "_withdrawn", lambda self, peer, sha: None)
+
+
+@sabotage
+def blobs_go_on_where_another_link_ended(patch: pytest.MonkeyPatch) -> None:
+    def goes_on(self: Outgoing, s: Any) -> None:
+        s.read = s.taken
+
+    patch.setattr(Outgoing, "_begin", goes_on)
+
+
+@sabotage
+def blobs_are_dropped_while_they_are_sent(patch: pytest.MonkeyPatch) -> None:
+    fetch = Exchange.fetch
+
+    def fetches(self: Exchange, peer: Any, message: Any) -> Message | None:
+        known = message.sha in peer.outgoing
+        answer = fetch(self, peer, message)
+        if answer is None and not known:
+            self.release(message.sha)
+        return answer
+
+    patch.setattr(Exchange, "fetch", fetches)
+
+
+@sabotage
+def large_results_are_named_before_the_agent_reads_of_them(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pool, "NAMED_WHEN_READ", False)
+
+
+@pytest.mark.parametrize("breaks", SABOTAGES.values(), ids=SABOTAGES.keys())
+def test_sabotage_is_found_within_a_hundred_seeds(breaks: Sabotage, monkeypatch: pytest.MonkeyPatch) -> None:
+    breaks(monkeypatch)
+    assert any(simulate(seed, drawn(seed), tail=0).failure for seed in range(100))
