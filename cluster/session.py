@@ -169,14 +169,16 @@ class Dialer:
         self._asked_at = None
         if not self._connected or self.refusal is not None:
             return []
+        if self._stood_at is not None and now - self._stood_at >= LINK_HOLDS_S:
+            self._hasty = 0
+        self._stood_at = None
         excess = self._hasty - HASTY_LINKS
         pause_s = min(LINK_PAUSE_S * 2.0 ** min(excess, 16), HELLO_RETRY_MAX_S) if excess >= 0 else 0.0
         if now < self._greeted_at + pause_s:
             self._retry_at = self._greeted_at + pause_s
             return []
-        held = self._stood_at is not None and now - self._stood_at >= LINK_HOLDS_S
-        self._hasty = 0 if held else self._hasty + 1
-        self._greeted_at, self._stood_at = now, None
+        self._hasty += 1
+        self._greeted_at = now
         self.link = Link(self.link.number + 1)
         self._retry_at = now + self._retry_s
         self._retry_s = min(2 * self._retry_s, HELLO_RETRY_MAX_S)

@@ -25,12 +25,13 @@ def scoreboard(reports: Sequence[Report], seconds: float) -> str:
         sums: Counter[str] = sum((getattr(r, name) for r in reports), Counter())
         return ", ".join(f"{n:,} {word}" for word, n in sorted(sums.items())) or "none"
 
+    seconds = max(seconds, 1e-9)
     hours = sum(r.virtual_s for r in reports) / 3600
     rows = [
         ("seeds", f"{len(reports):,} in {seconds:.1f} s ({len(reports) / seconds:.1f} a second)"),
         ("simulated", f"{hours:.1f} hours ({hours * 60 / seconds:.1f} hours a minute)"),
         ("events", f"{total('happenings'):,} in {total('turns'):,} turns"),
-        ("messages", f"{total('messages'):,} of {total('bytes') / 1e6:,.0f} MB"),
+        ("messages", f"{total('messages'):,} of {total('bytes') / 1e6:,.0f} MB on {total('hellos'):,} links"),
         ("faults", counts("faults")),
         ("jobs", f"{total('jobs'):,}"),
         ("executions", f"{total('executions'):,}, of them again {total('excess'):,} ({counts('excuses')})"),

@@ -74,8 +74,8 @@ def _of_node(machine: NodeMachine) -> Iterator[str]:
     for slot in it._slots:
         yield from _left(slot, "given", "recalling")
     if set(it._shelf._sizes) != set(machine.disk.files):
-        only = [set(it._shelf._sizes) - set(machine.disk.files), set(machine.disk.files) - set(it._shelf._sizes)]
-        yield f"the shelf has {len(only[0])} blobs that the disk has not, the disk {len(only[1])} that the shelf has not"
+        shelf, disk = set(it._shelf._sizes), set(machine.disk.files)
+        yield f"{len(shelf - disk)} blobs are on the shelf alone, {len(disk - shelf)} on the disk alone"
     if machine.disk.parts:
         yield f"parts of {len(machine.disk.parts)} blobs lie on the disk"
 

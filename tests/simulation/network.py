@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from cluster.actor import Connected, Disconnected, Header, Identity, Received, Send, Unroutable
+from cluster.actor import Connected, Disconnected, Identity, Received, Send, Unroutable
 from cluster.codec import decode, encode
-from cluster.messages import Message
 from tests.simulation.clock import Clock
 from tests.simulation.ledger import Broken
 from tests.simulation.plans import Plan

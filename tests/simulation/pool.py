@@ -30,7 +30,6 @@ from tests.simulation.ledger import Broken, Ledger
 from tests.simulation.plans import Plan
 from tests.simulation.work import outcome_of, seconds_of, sha
 
-
 NAMED_WHEN_READ = True
 """A large result gets its blob's name when the agent reads of it. Were it named when it is written, the agent could
 drop a blob of the same bytes between the two, and the result with it."""

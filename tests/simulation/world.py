@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -42,6 +42,7 @@ class Report:
     happenings: int = 0
     turns: int = 0
     messages: int = 0
+    hellos: int = 0
     bytes: int = 0
     jobs: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -199,7 +200,7 @@ class World:
             self.ledger.note("fault: the connection of {} is frozen", connection.wire.machine.name)
             self.network.freeze(connection, 10 ** self._weather.uniform(-1, 1))
 
-    def _pause(self, kind: str, machines: list[Machine] | list[NodeMachine] | list[ClientMachine]) -> None:
+    def _pause(self, kind: str, machines: Sequence[Machine]) -> None:
         machine = self._weather.choice(machines)
         seconds = 10 ** self._weather.uniform(-0.5, 1.2)
         self._count(kind, lambda: machine.pause(seconds))
@@ -251,13 +252,10 @@ class World:
                 raise Broken("more happens than can be meant")
         report.settle_s = clock.now - span_s
         end = clock.now + REST_S + (2 * SESSION_S if self._gone else 0)
-        look_at = clock.now + 1
-        while (words := leaks(self)) if clock.now >= look_at else True:
+        while words := leaks(self):
             if clock.now > end:
-                raise Broken(
-                    "something is left over when all is done: " + "; ".join(words if words is not True else [])
-                )
-            look_at = max(look_at, clock.now + 1)
+                raise Broken("something is left over when all is done: " + "; ".join(words))
+            look_at = clock.now + 1
             while clock.now < look_at:
                 clock.step()
 
@@ -281,6 +279,7 @@ class World:
         report.virtual_s = self.clock.now
         report.happenings = self.clock.happened
         report.turns = sum(m.turns for m in (self.coordinator, *self.nodes, *self.clients, *self._gone))
+        report.hellos = self.network.hellos
         report.messages, report.bytes = self.network.delivered, self.network.bytes
         report.jobs = len(stories)
         report.faults = self.faults + self.network.faults
