@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from cluster.config import BLOBS_IN_FLIGHT, CHUNK_BYTES, CHUNKS_IN_FLIGHT
 from cluster.messages import BlobRefused, Chunk, Message, Taken
@@ -88,7 +89,9 @@ class BlobFailed:
 class _Sending:
     size: int
     read: int = 0
-    """Asked from the host, or sent, below this."""
+    """Asked from the host, or taken, below this."""
+    sent: int = 0
+    """Sent, or taken, below this: what was read twice is sent once, or its first chunk would have two answers."""
     taken: int = 0
 
 
@@ -99,7 +102,7 @@ class Outgoing:
         self._waiting: dict[bytes, int] = {}
         self._active: dict[bytes, _Sending] = {}
         self._withdrawn: dict[bytes, None] = {}
-        """Until the receiver has answered: a new link says it again."""
+        """Until the receiver has answered: a new link says it again, and a new offer waits for it."""
 
     def __contains__(self, sha: bytes) -> bool:
         return sha in self._active or sha in self._waiting
@@ -108,7 +111,6 @@ class Outgoing:
         return bool(self._active or self._waiting)
 
     def send(self, sha: bytes, size: int) -> None:
-        self._withdrawn.pop(sha, None)
         if sha not in self:
             self._waiting[sha] = size
 
@@ -119,13 +121,13 @@ class Outgoing:
             self._begin(self._active[sha])
 
     def _begin(self, s: _Sending) -> None:
-        s.read = s.taken = 0
+        s.read = s.sent = s.taken = 0
 
     def duties(self) -> list[ReadChunk]:
         """What to read now, as far as credit goes."""
         out = []
-        while self._waiting and len(self._active) < BLOBS_IN_FLIGHT:
-            sha = next(iter(self._waiting))
+        room = max(0, BLOBS_IN_FLIGHT - len(self._active))
+        for sha in list(islice((s for s in self._waiting if s not in self._withdrawn), room)):
             self._active[sha] = _Sending(self._waiting.pop(sha))
         for sha, s in self._active.items():
             while s.read < s.size and s.read - s.taken < CHUNKS_IN_FLIGHT * CHUNK_BYTES:
@@ -137,8 +139,9 @@ class Outgoing:
     def chunk(self, event: ChunkRead) -> Chunk | None:
         """The message for bytes that were read, unless they are no longer wanted."""
         s = self._active.get(event.sha)
-        if s is None or event.offset < s.taken:
+        if s is None or event.offset != s.sent:
             return None
+        s.sent += len(event.data)
         return Chunk(event.sha, s.size, event.offset, event.data)
 
     def taken(self, message: Taken) -> bool:
@@ -150,13 +153,9 @@ class Outgoing:
                 self._begin(s)
             return False
         if s is None:
-            size = self._waiting.get(message.sha)
-            if size is None or message.through < size:
-                return False
-            del self._waiting[message.sha]  # it had the blob before we began
-            return True
+            return False
         s.taken = max(s.taken, min(message.through, s.size))
-        s.read = max(s.read, s.taken)
+        s.read, s.sent = max(s.read, s.taken), max(s.sent, s.taken)
         if s.taken < s.size:
             return False
         del self._active[message.sha]

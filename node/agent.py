@@ -294,6 +294,7 @@ class Agent:
         large = {row: (sha, size) for row, sha, size in message.large} if message.large else {}
         specs = [self._spec(raw) for raw in message.specs]
         expected = [us / 1e6 for us in message.expected_us]
+        expected += [0.0] * (len(specs) - len(expected))
         queue = self._attempts.queue
         for row, (index, job, number, token, payload) in enumerate(
             zip(message.spec_of, message.jobs, message.attempts, message.tokens, message.payloads, strict=True)

@@ -274,6 +274,12 @@ def test_a_description_it_cannot_read_fails_its_job_in_words(play: AgentPlay) ->
     play.nothing_else()
 
 
+def test_a_missing_figure_is_an_unknown_one(play: AgentPlay) -> None:
+    play.coordinator.say(Assign([SPEC.encode()], [], [0, 0], [bytes(16)] * 2, [1, 1], [8, 9], [b""] * 2, [], []))
+    play.gives(8)
+    play.nothing_else()
+
+
 def test_what_a_worker_says_of_unknown_attempts_is_dropped(play: AgentPlay) -> None:
     play.done(99)
     play.nothing_else()
