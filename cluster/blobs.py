@@ -175,6 +175,7 @@ class Outgoing:
         """A new link: what was not taken is sent again. What to say first."""
         for s in self._active.values():
             self._begin(s)
+        self._withdrawn = {sha: None for sha in self._withdrawn if sha not in self._waiting}
         return [_withdrawal(sha) for sha in self._withdrawn]
 
     def clear(self) -> list[bytes]:

@@ -385,12 +385,13 @@ class ClientSession:
         self._accept(message.through, now)
         large = {row: (sha, size) for row, sha, size in message.large}
         rows = []
+        known: dict[bytes, int] = {}
         for i, (counter, outcome, payload) in enumerate(
             zip(message.counters, message.outcomes, message.payloads, strict=True)
         ):
             if counter not in self._open:
-                if i in large and large[i][0] not in self._fetching:
-                    self._send(Taken(*large[i]), now)  # told twice: it need not be kept for us
+                if i in large:
+                    known[large[i][0]] = large[i][1]
                 continue
             if i in large:
                 sha, size = large[i]
@@ -403,6 +404,9 @@ class ClientSession:
                     held.append(row)
             else:
                 rows.append(Settled(counter, outcome, payload))
+        for sha, size in known.items():
+            if sha not in self._fetching:
+                self._send(Taken(sha, size), now)  # told twice, and no other row needs it: it need not be kept for us
         self._settle(rows)
 
     def _settle(self, rows: Iterable[Settled]) -> None:

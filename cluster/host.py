@@ -5,7 +5,8 @@ the batch to the actor; perform its effects. The host also tells the actor what 
 sources were found empty, that this process did not run for a while, that the wall clock jumped.
 
 A *source* has ``pollables()`` (descriptors) and ``drain(limit)``, which returns events and whether it was
-emptied; it is drained when one of them is readable, and once a tick in any case. A *performer* takes one effect and may return an event.
+emptied; it is drained when one of them is readable, and once a tick in any case. A *performer* takes one effect
+and may return an event.
 """
 
 from __future__ import annotations

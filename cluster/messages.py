@@ -24,6 +24,10 @@ def _natural(v: Any) -> bool:
     return type(v) is int and 0 <= v < _MAX_INT
 
 
+def _counter(v: Any) -> bool:
+    return type(v) is int and 0 <= v < _MAX_INT // 2  # so that the last job of a message still has a number
+
+
 def _text(v: Any) -> bool:
     return type(v) is str and len(v) <= 64 * 1024
 
@@ -120,6 +124,7 @@ def _float(v: Any) -> bool:
 
 
 Natural = Annotated[int, _natural]
+Counter = Annotated[int, _counter]
 Float = Annotated[float, _float]
 Text = Annotated[str, _text]
 Bytes = Annotated[bytes, _bytes]
@@ -217,7 +222,7 @@ class ClientHello(Message):
     namespace: Text
     epoch: Natural
     """Epoch last heard of; 0 for none."""
-    accepted: Natural
+    accepted: Counter
     """Counter through which the client knows its jobs to be accepted."""
 
 
@@ -249,7 +254,7 @@ class Submit(Message):
 
     KIND: ClassVar[int] = 12
     COLUMNS: ClassVar[tuple[str, ...]] = ("spec_of", "payloads")
-    first: Natural
+    first: Counter
     specs: Inline
     spec_of: Naturals
     payloads: Inline

@@ -19,11 +19,11 @@ LEVELS = click.Choice(["debug", "info", "warning", "error"])
 @click.option("--port", default=7077, type=click.IntRange(0, 65535), envvar="GANGER_PORT", show_default=True,
               help="Port to listen on; 0 for any free one.")  # fmt: skip
 @click.option("--advertise", envvar="GANGER_ADVERTISE", metavar="HOST[:PORT]",
-              help="Address that goes into the connection files, if others reach this host by another one.")  # fmt: skip
+              help="Address for the connection files, if others reach this host by another one.")  # fmt: skip
 @click.option("--heartbeat-s", default=Times().heartbeat_s, type=click.FloatRange(min=0.05), show_default=True,
               envvar="GANGER_HEARTBEAT_S", help="Nodes show themselves this often.")  # fmt: skip
 @click.option("--lease-s", default=Times().lease_s, type=click.FloatRange(min=0.5), show_default=True,
-              envvar="GANGER_LEASE_S", help="Silence after which a node is lost and its jobs run elsewhere.")  # fmt: skip
+              envvar="GANGER_LEASE_S", help="Silence after which a node is given up.")  # fmt: skip
 @click.option("--gone-s", default=Times().gone_s, type=click.FloatRange(min=0.2), show_default=True,
               envvar="GANGER_GONE_S", help="The same where its connection is known to be closed.")  # fmt: skip
 @click.option("--log-level", type=LEVELS, default="info", envvar="GANGER_LOG_LEVEL", show_default=True)

@@ -85,12 +85,11 @@ class Client(Peer):
     def fetched(self, sha: bytes) -> int:
         """The client has this large result. How many holds on it end: not those of rows it has yet to hear."""
         unheard = sum(1 for row in self.owed() if row.large is not None and row.large[0] == sha)
-        ended = max(0, self.fetchable.get(sha, 0) - unheard)
-        if unheard:
-            self.fetchable[sha] = unheard
-        else:
-            self.fetchable.pop(sha, None)
-        return ended
+        held = self.fetchable.pop(sha, 0)
+        kept = min(held, unheard)
+        if kept:
+            self.fetchable[sha] = kept
+        return held - kept
 
     def drop_owed(self) -> list[Owed]:
         """Nobody will fetch these any more."""

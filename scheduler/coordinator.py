@@ -747,7 +747,9 @@ class Coordinator:
         for node, jobs in retract.values():
             self._retract(node, jobs)
         if denied:  # but for those it is yet to hear are cancelled, by an earlier wish
-            cancelled = {job_id(client.session, row.counter) for row in client.owed() if row.outcome == Outcome.CANCELLED}
+            cancelled = {
+                job_id(client.session, row.counter) for row in client.owed() if row.outcome == Outcome.CANCELLED
+            }
             denied = [jid for jid in denied if jid not in cancelled]
         if denied:
             self._not_cancelled(client, denied)
@@ -904,9 +906,7 @@ class Coordinator:
             if total <= self._limits.max_owed_bytes or self._now - client.heard_at < self._times.suspect_s:
                 return
             total -= client.owed_bytes
-            self._client_left(
-                client, f"more than {self._limits.max_owed_bytes} bytes of results wait (max_owed_bytes)"
-            )
+            self._client_left(client, f"more than {self._limits.max_owed_bytes} bytes of results wait (max_owed_bytes)")
 
     def _relieve(self) -> None:
         """Ask back what lies ready on a stuck node, where an idle one could run it."""

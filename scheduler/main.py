@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ class Settings:
     port: int = 7077
     advertise: str | None = None
     """``HOST`` or ``HOST:PORT`` written into the connection files, where that differs from the bound one."""
-    times: Times = Times()
-    limits: CoordinatorLimits = CoordinatorLimits()
+    times: Times = field(default_factory=Times)
+    limits: CoordinatorLimits = field(default_factory=CoordinatorLimits)
     ready_fd: int | None = None
     lifeline_fd: int | None = None
     orphan_removes: bool = False

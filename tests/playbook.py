@@ -772,6 +772,7 @@ _COLUMNS: dict[Check, st.SearchStrategy[Any]] = {
 }
 _FIELDS: dict[Check, st.SearchStrategy[Any]] = {
     m._natural: _natural,
+    m._counter: st.integers(0, 40) | st.integers(0, (1 << 61) - 1),
     m._float: st.floats(allow_nan=False) | st.integers(0, 10),
     m._text: _names,
     m._bytes: st.binary(max_size=16) | st.integers(1, 3).map(lambda n: n.to_bytes(8, "big")),

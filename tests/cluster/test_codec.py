@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cluster import codec
 from cluster.actor import Header
 from cluster.config import INLINE_BYTES, MAX_HELD, MAX_MESSAGE_BYTES
-from cluster.messages import MESSAGES, Assign, BadMessage, Finished, Heartbeat, Message, NodeHello, Pulse, Taken
+from cluster.messages import MESSAGES, Assign, BadMessage, Finished, Heartbeat, Message, NodeHello, Pulse, Submit, Taken
 from tests.playbook import any_message, messages_of
 
 HEADER = Header(3, 14, 15)
@@ -115,6 +115,7 @@ def test_fields_a_newer_peer_adds_are_ignored() -> None:
         (raw(Taken.KIND, bytes(32)), "Taken has 1 of 2 fields"),
         (raw(Taken.KIND, bytes(31), 5), "Taken.sha has the wrong shape"),
         (raw(Taken.KIND, bytes(32), 1 << 62), "Taken.through has the wrong shape"),
+        (raw(Submit.KIND, 1 << 61, [], [], [], [], []), "Submit.first has the wrong shape"),
         (raw(Finished.KIND, [1, 2], [0], [b""], [], [1], [1]), "columns of different length"),
         (raw(Finished.KIND, [1], [True], [b""], [], [1], [1]), "Finished.outcomes"),
         (raw(Finished.KIND, [1], [0], [bytes(2 * INLINE_BYTES + 1)], [], [1], [1]), "Finished.payloads"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.actor import Header, Send
-from cluster.config import ACK_DELAY_S, ACK_EVERY
+from cluster.config import ACK_DELAY_S, ACK_EVERY, HASTY_LINKS, HELLO_RETRY_MAX_S, LINK_HOLDS_S
 from cluster.messages import Accepted, ClientHello, Message, Pulse, Refusal, Resync, Taken, Welcome
 from cluster.session import Dialer, Link, Verdict
 
@@ -255,3 +255,29 @@ def test_links_that_break_at_once_are_opened_ever_more_slowly() -> None:
         hellos += len(dialer.due(now, Pulse, 1.0))
     assert hellos <= 60
     assert dialer.deadline(1.0) is not None
+
+
+def test_links_that_break_at_once_are_opened_ever_more_slowly_until_one_holds() -> None:
+    d = Dialing()
+    pauses: list[float] = []
+    d.dialer.connected(d.now)
+    for _ in range(HASTY_LINKS + 8):
+        assert len(pauses) < 2 or pauses[-1] >= pauses[-2]
+        d.seq = 0
+        d.hears(Welcome(3, True, 0, 1.0, 10.0))
+        assert d.dialer.up
+        broke = d.now
+        sends = d.hears(Resync(""))
+        while not sends:
+            at = d.dialer.deadline(1.0)
+            assert at is not None and at > d.now
+            d.now = at
+            sends = d.due()
+        assert hello(sends)
+        pauses.append(d.now - broke)
+    assert pauses[: HASTY_LINKS - 1] == [0.0] * (HASTY_LINKS - 1)
+    assert pauses[-1] == pytest.approx(HELLO_RETRY_MAX_S)
+    d.seq = 0
+    d.hears(Welcome(3, True, 0, 1.0, 10.0))
+    d.now += LINK_HOLDS_S
+    assert hello(d.hears(Resync("")))
