@@ -952,7 +952,12 @@ class Client(concurrent.futures.Executor):
 
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes, each with its name, state, slots, labels and load."""
-        rows: list[dict[str, Any]] = self.ask("nodes")["nodes"]
+        rows: list[dict[str, Any]] = []
+        more = True
+        while more:
+            page = self.ask("nodes", after=rows[-1]["name"] if rows else "")
+            rows += page["nodes"]
+            more = page["more"]
         return rows
 
     def __repr__(self) -> str:

@@ -7,7 +7,6 @@ showed himself. What silence decides is judged only when the host found every so
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import blobs
@@ -23,7 +22,7 @@ from cluster.actor import (
     Unroutable,
     WallClockJumped,
 )
-from cluster.config import ACCEPT_DELAY_S, BATCH_BYTES, MAX_BATCH, MAX_HELD, PROTOCOL, CoordinatorLimits, Times
+from cluster.config import ACCEPT_DELAY_S, MAX_HELD, PROTOCOL, CoordinatorLimits, Times
 from cluster.facts import fact
 from cluster.ids import SESSION_BYTES, counter_of, first_token, job_id, session_of
 from cluster.jobs import BadSpec, Failure, Outcome
@@ -31,7 +30,6 @@ from cluster.messages import (
     Accepted,
     Answer,
     Ask,
-    Assign,
     BlobRefused,
     Bye,
     Cancel,
@@ -55,6 +53,8 @@ from cluster.messages import (
     Welcome,
 )
 from cluster.session import Link, Verdict
+from scheduler import answers
+from scheduler.assigning import Batch
 from scheduler.clients import Client, Clients, Owed
 from scheduler.exchange import Exchange
 from scheduler.functions import Functions, Record
@@ -70,32 +70,6 @@ ACCEPT_EVERY = 1_000
 
 STUCK_S = 0.05
 """Work lying ready on a node so long without a result there is asked back, if another node is idle."""
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Assignments of one turn for one node."""
-
-    specs: dict[int, int] = field(default_factory=dict)
-    records: list[Record] = field(default_factory=list)
-    jobs: list[Job] = field(default_factory=list)
-    spec_of: list[int] = field(default_factory=list)
-    bytes: int = 0
-
-    def add(self, job: Job) -> None:
-        record = job.record
-        index = self.specs.get(id(record))
-        if index is None:
-            index = self.specs[id(record)] = len(self.records)
-            self.records.append(record)
-            self.bytes += len(record.raw) + len(record.code)
-        self.spec_of.append(index)
-        self.jobs.append(job)
-        self.bytes += len(job.payload)
-
-    @property
-    def full(self) -> bool:
-        return self.bytes >= BATCH_BYTES or len(self.jobs) >= MAX_BATCH
 
 
 class Coordinator:
@@ -550,7 +524,7 @@ class Coordinator:
     def _place(self) -> None:
         if not self._ready or not len(self._roster):
             return
-        batches: dict[int, tuple[Node, _Batch]] = {}
+        batches: dict[int, tuple[Node, Batch]] = {}
         limits = self._limits
         for demand in self._ready.demands():
             candidates = [n for n in self._roster.fitting(demand) if n.placeable]
@@ -575,7 +549,7 @@ class Coordinator:
                 self._lease(job, node)
                 entry = batches.get(id(node))
                 if entry is None:
-                    entry = batches[id(node)] = (node, _Batch())
+                    entry = batches[id(node)] = (node, Batch())
                 entry[1].add(job)
                 if entry[1].full:
                     self._assign(*batches.pop(id(node)))
@@ -595,29 +569,10 @@ class Coordinator:
             node.surplus_since = self._now
         node.leases.grant(job)
 
-    def _assign(self, node: Node, batch: _Batch) -> None:
-        code = []
-        for record in batch.records:
-            if record.spec.by_value and record.code and record.spec.code not in node.code:
-                node.code.add(record.spec.code)
-                code.append([record.spec.code, record.code])
-        jobs = batch.jobs
-        self._send(
-            node,
-            Assign(
-                [r.raw for r in batch.records],
-                [int(r.time.mean_s * 1e6) for r in batch.records],
-                batch.spec_of,
-                [j.id for j in jobs],
-                [j.attempt for j in jobs],
-                [j.token for j in jobs],
-                [j.payload for j in jobs],
-                [[i, *j.large] for i, j in enumerate(jobs) if j.large is not None],
-                code,
-            ),
-        )
+    def _assign(self, node: Node, batch: Batch) -> None:
+        self._send(node, batch.message(node.code))
         self._active[id(node)] = node
-        self._fact("jobs_assigned", len(jobs), node=node.name)
+        self._fact("jobs_assigned", len(batch.jobs), node=node.name)
 
     # ------------------------------------------------------------------------------- what nodes say
 
@@ -981,15 +936,16 @@ class Coordinator:
     # ------------------------------------------------------------------------------- questions
 
     def _ask(self, client: Client, message: Ask) -> None:
-        answer = {"status": self._status, "nodes": self._nodes}.get(message.topic)
-        if answer is None:
-            self._send(client, Answer(message.ask, f"no topic is called {message.topic[:40]!r}", {}))
-        else:
-            self._send(client, Answer(message.ask, "", answer()))
+        match message.topic:
+            case "status":
+                self._send(client, Answer(message.ask, "", self._status()))
+            case "nodes":
+                self._send(client, Answer(message.ask, "", answers.nodes(self._roster, self._now, message.about)))
+            case unknown:
+                self._send(client, Answer(message.ask, f"no topic is called {unknown[:40]!r}", {}))
 
     def _status(self) -> dict[str, Any]:
-        running = sum(min(n.outstanding, n.slots) for n in self._roster)
-        leased = sum(n.outstanding for n in self._roster)
+        load = answers.load(self._roster)
         return {
             "cluster_id": self._cluster_id,
             "epoch": self.epoch,
@@ -997,37 +953,13 @@ class Coordinator:
             "uptime_s": self._now - (self._born or self._now),
             "jobs": {
                 "ready": len(self._ready),
-                "leased": leased - running,
-                "running": running,
+                "leased": load.pop("leased"),
+                "running": load["busy"],
                 "finished": {o.word: n for o, n in self._finished.items()},
             },
             "results_discarded": self._discarded,
-            "nodes": len(self._roster),
-            "slots": sum(n.slots for n in self._roster),
-            "busy": running,
             "sessions": len(self._clients),
-        }
-
-    def _nodes(self) -> dict[str, Any]:
-        return {
-            "nodes": [
-                {
-                    "name": n.name,
-                    "host": n.host,
-                    "pid": n.pid,
-                    "python": n.python,
-                    "labels": n.labels,
-                    "state": "up" if n.placeable else "suspect",
-                    "slots": n.slots,
-                    "busy": min(n.outstanding, n.slots),
-                    "queued": max(0, n.outstanding - n.slots),
-                    "finished": n.finished,
-                    "heard_s": self._now - n.heard_at,
-                    "load": n.vitals.get("load"),
-                    "memory_free_bytes": n.vitals.get("memory_free_bytes"),
-                }
-                for n in self._roster
-            ]
+            **load,
         }
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from cluster.actor import Actor, Drained, Identity, Now, Send, Stalled, Stop
+from cluster.actor import Actor, Drained, Identity, Now, Send, Stalled, Stop, Turn
 from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
 from cluster.client_session import (
     Acknowledge,
@@ -71,6 +71,8 @@ class Machine:
         self._inbox: deque[Any] = deque()
         self._turn_at: float | None = None
         self._late = 0.0
+        self._working: Turn | None = None
+        """A turn whose effects are yet to be performed."""
         self._spins = 0
         self.paused = False
         self.turns = 0
@@ -100,7 +102,8 @@ class Machine:
     def _run(self, moment: float) -> None:
         if self.alive and not self.paused and self._turn_at == moment:
             self._turn_at = None
-            self._take_turn()
+            if self._working is None:
+                self._take_turn()
 
     def pause(self, seconds: float) -> None:
         """The process does not run, as after SIGSTOP; what comes in waits."""
@@ -114,7 +117,10 @@ class Machine:
             self.paused = False
             self._late = late if late >= STALL_S else 0.0
             self._turn_at = None
-            self._wake(self._clock.now)
+            if self._working is not None:
+                self._end_turn()
+            else:
+                self._wake(self._clock.now)
 
     # -- a turn -------------------------------------------------------------------------------------
 
@@ -134,8 +140,18 @@ class Machine:
         if not self._waiting():
             events.append(Drained())
         now = Now(self._clock.now + self._mono, self._clock.now + self._wall)
-        turn = self.actor.turn(events, now)
+        self._working = self.actor.turn(events, now)
         self.turns += 1
+        if self.chance.random() < 0.3:  # the rest of the world goes on while this one thinks
+            self._clock.after(self.chance.uniform(0.00005, 0.001), self._end_turn)
+        else:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        turn = self._working
+        if not self.alive or self.paused or turn is None:
+            return
+        self._working = None
         for fact in turn.facts:
             self._note(fact.kind, fact.about, fact.text)
         for effect in (*turn.at_once, *turn.after_commit):

@@ -71,6 +71,7 @@ STORIES: dict[str, Plan] = {
         Plan("coordinator restart", jobs=300, coordinator_restarts=3, loss=0.002),
         Plan("cancels", jobs=400, cancels=0.6, slots=2, cuts=4, loss=0.005),
         Plan("blobs", jobs=250, large=0.5, large_result=0.5, by_value=0.8, cuts=5, loss=0.005, spare_blobs=4),
+        Plan("same results", jobs=250, large=0, large_result=0.9, shared=0.95, loss=0.005, spare_blobs=0, clients=1),
         Plan("clients come and go", jobs=300, clients=4, client_deaths=3, client_leaves=3, large=0.3, large_result=0.3),
         Plan("bad disks", jobs=250, large=0.4, large_result=0.4, by_value=0.5, disk_error=0.01, cuts=2),
     )
