@@ -158,6 +158,8 @@ class ClientSession:
         self._offered = 0
         self._stored: set[bytes] = set()
         """Blobs the coordinator has said to hold for entries not yet accepted."""
+        self._uses: dict[bytes, int] = {}
+        """How many entries that are not yet accepted need a blob."""
         self._outgoing = blobs.Outgoing()
         self._incoming = blobs.Incoming(self._limits.max_blob_bytes)
         self._fetching: dict[bytes, list[Settled]] = {}
@@ -251,6 +253,7 @@ class ClientSession:
         for entry in entries:
             self._open.add(entry.counter)
             for sha, size in _blobs_of(entry):
+                self._uses[sha] = self._uses.get(sha, 0) + 1
                 self._outgoing.send(sha, size)
         self._unsent += entries
         self._offered = max(self._offered, entries[-1].counter)
@@ -308,8 +311,10 @@ class ClientSession:
 
     def _release(self, sha: bytes, now: float) -> None:
         """An entry no longer needs its blob here; another may."""
-        if any(sha == s for e in (*self._sent, *self._unsent) for s, _ in _blobs_of(e)):
+        self._uses[sha] -= 1
+        if self._uses[sha]:
             return
+        del self._uses[sha]
         if sha in self._outgoing or sha in self._stored:
             self._withdraw(sha, now)
         self._turn.after_commit.append(blobs.DropBlob(sha))
@@ -449,10 +454,10 @@ class ClientSession:
         if event.sha in self._outgoing or event.sha in self._stored:
             self._withdraw(event.sha, now)
         if spoilt:
-            self._unsent = deque(e for e in self._unsent if e not in spoilt)
+            counters = {e.counter for e in spoilt}
+            self._unsent = deque(e for e in self._unsent if e.counter not in counters)
             self._settle(Settled(e.counter, Outcome.FAILED, failure) for e in spoilt)
-            self._turn.after_commit.append(blobs.DropBlob(event.sha))
-            for sha in {sha for e in spoilt for sha, _ in _blobs_of(e)} - {event.sha}:
+            for sha in [sha for e in spoilt for sha, _ in _blobs_of(e)]:
                 self._release(sha, now)
         if event.sha in self._fetching:
             if self._incoming.drop(event.sha):
@@ -509,6 +514,7 @@ class ClientSession:
         counters = sorted(self._open)
         self._open.clear()
         self._unsent.clear()
+        self._uses.clear()
         self._sent.clear()
         for sha in self._outgoing.clear():
             self._turn.after_commit.append(blobs.DropBlob(sha))

@@ -24,7 +24,6 @@ KINDS: dict[str, Kind] = {
     "jobs_requeued": Kind(INFO, "{n} jobs queued again: {cause}"),
     "results_discarded": Kind(INFO, "{n} late results from node {node} discarded"),
     "client_joined": Kind(INFO, "client session {session} joined (namespace {namespace}, link {link})"),
-    "client_silent": Kind(INFO, "client session {session} is silent"),
     "client_forgotten": Kind(INFO, "client session {session} forgotten: {reason}"),
     "node_joined": Kind(INFO, "node {node} joined with {slots} slots from {host} (link {link})"),
     "node_suspect": Kind(WARNING, "node {node} is silent ({reason})"),

@@ -440,7 +440,7 @@ class Agent:
 
     def _worker_done(self, event: WorkerDone) -> None:
         slot = self._slots[event.slot]
-        slot.moved_at = self._now
+        slot.moved_at, slot.idle_deaths = self._now, 0
         for done in event.rows:
             slot.take(done.token)
             attempt = self._attempts.get(done.token)
@@ -478,7 +478,14 @@ class Agent:
         self._fact("worker_died", pid=event.pid, slot=event.slot, cause=event.cause)
         if slot.spawning:
             slot.failures += 1
-            slot.spawn_at = self._now + min(30.0, self._limits.spawn_retry_s * 2 ** min(slot.failures - 1, 8))
+        elif event.suspect is None:
+            slot.idle_deaths += 1
+        if event.suspect is None:
+            # The first death of an idle worker is an accident; what repeats itself is tried ever more slowly.
+            excess = slot.failures + max(0, slot.idle_deaths - 1)
+            pause_s = min(30.0, self._limits.spawn_retry_s * 2.0 ** min(excess - 1, 8)) if excess else 0.0
+            slot.spawn_at = self._now + pause_s
+        when = "under the job" if event.noted else "before the job's function began"
         slot.pid, slot.spawning, slot.recalling = 0, False, False
         unread = []
         for token in list(slot.given):
@@ -487,9 +494,7 @@ class Agent:
                 continue
             if token == event.suspect:
                 attempt.pid = event.pid
-                self._end(
-                    attempt, _failure(token, "WorkerCrashed", f"the worker process died under the job: {event.cause}")
-                )
+                self._end(attempt, _failure(token, "WorkerCrashed", f"the worker process died {when}: {event.cause}"))
             else:
                 unread.append(attempt)
         slot.clear()

@@ -58,15 +58,12 @@ class Attempt:
     missing: int = 0
     """Blobs still to come."""
     slot: int = -1
-    given_at: float = 0.0
     told_started: bool = False
     discarded: bool = False
     """The coordinator does not want it any more; what its worker says is dropped."""
     retract_asked: bool = False
     done: Done | None = None
     pid: int = 0
-    sent_seq: int = 0
-    """Number of the message that carried its result on this link; 0 if none did."""
     last: Step | None = None
 
     def needs(self, sha: bytes) -> bool:

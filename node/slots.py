@@ -29,6 +29,8 @@ class Slot:
     recalling: bool = False
     failures: int = 0
     """Starts that failed in a row."""
+    idle_deaths: int = 0
+    """Workers in a row that died without having answered anything."""
     spawn_at: float = 0.0
 
     @property

@@ -533,6 +533,21 @@ def test_a_worker_that_will_not_start_is_tried_with_growing_pauses() -> None:
     play.nothing_else()
 
 
+def test_workers_that_keep_dying_idle_are_replaced_ever_more_slowly() -> None:
+    play = AgentPlay()
+    play.turn()
+    pauses = []
+    for _ in range(5):
+        play.does(SpawnWorker, slot=0)
+        play.turn(WorkerUp(0, 1000))
+        play.dies()
+        start = play.now.mono
+        while not play.effects:
+            play.wait(0.5)
+        pauses.append(round(play.now.mono - start))
+    assert pauses == [0, 1, 2, 4, 8]
+
+
 # ------------------------------------------------------------------------------------ blobs in
 
 

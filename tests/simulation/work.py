@@ -18,7 +18,7 @@ from tests.simulation.plans import Plan
 ECHO, LARGE, RAISE = range(3)
 
 LARGE_BYTES = 512
-"""Above, code travels as a blob; blobs are a few chunks of :data:`scale.CHUNK_BYTES`."""
+"""Above, code travels as a blob; blobs are a few chunks of ``scale.SIZES``."""
 
 
 @dataclass(frozen=True, slots=True)
