@@ -4,7 +4,8 @@ A blob is content named by its SHA-256. It travels as numbered ``Chunk`` message
 both credit and progress, and ``Taken(through=size)`` says whole, verified and stored; ``Taken(through=0)`` asks
 to begin anew. A receiver that already has the blob says so at the first chunk. After a new link the sender sends
 that first chunk again, and the answer tells it where to go on. An empty chunk withdraws the blob: the receiver
-forgets what it has of it and answers ``Taken(through=0)``.
+forgets what it has of it and answers ``Taken(through=0)``. A word that was said before the first chunk of an offer
+was heard, as its acknowledgement shows, is about an earlier offer of the same bytes.
 
 ``Outgoing`` belongs to a sender, one per peer; ``Incoming`` to a receiver, one per peer. Reading, writing
 and hashing is the host's, off the loop; the events and effects for that are here.
@@ -91,8 +92,10 @@ class _Sending:
     read: int = 0
     """Asked from the host, or taken, below this."""
     sent: int = 0
-    """Sent, or taken, below this: what was read twice is sent once, or its first chunk would have two answers."""
+    """Sent, or taken, below this: what was read twice is sent once."""
     taken: int = 0
+    first: int | None = None
+    """Number of the message with its first chunk, on this link."""
 
 
 class Outgoing:
@@ -122,6 +125,7 @@ class Outgoing:
 
     def _begin(self, s: _Sending) -> None:
         s.read = s.sent = s.taken = 0
+        s.first = None
 
     def duties(self) -> list[ReadChunk]:
         """What to read now, as far as credit goes."""
@@ -136,23 +140,25 @@ class Outgoing:
                 s.read += length
         return out
 
-    def chunk(self, event: ChunkRead) -> Chunk | None:
-        """The message for bytes that were read, unless they are no longer wanted."""
+    def chunk(self, event: ChunkRead, number: int = 0) -> Chunk | None:
+        """The message, of that number, for bytes that were read, unless they are no longer wanted."""
         s = self._active.get(event.sha)
         if s is None or event.offset != s.sent:
             return None
+        if s.first is None:
+            s.first = number
         s.sent += len(event.data)
         return Chunk(event.sha, s.size, event.offset, event.data)
 
-    def taken(self, message: Taken) -> bool:
-        """Note the receiver's word; True when the blob has arrived whole."""
+    def taken(self, message: Taken, acked: int | None = None) -> bool:
+        """Note the receiver's word; True when the blob has arrived whole. ``acked``: what it had heard by then."""
         s = self._active.get(message.sha)
         if not message.through:
             self._withdrawn.pop(message.sha, None)
-            if s is not None:
-                self._begin(s)
+        if s is None or (acked is not None and (s.first is None or acked < s.first)):
             return False
-        if s is None:
+        if not message.through:
+            self._begin(s)
             return False
         s.taken = max(s.taken, min(message.through, s.size))
         s.read, s.sent = max(s.read, s.taken), max(s.sent, s.taken)

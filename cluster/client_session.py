@@ -189,7 +189,7 @@ class ClientSession:
                 case Offered():
                     self._offer(event.entries)
                 case blobs.ChunkRead():
-                    chunk = self._outgoing.chunk(event)
+                    chunk = self._outgoing.chunk(event, self._dialer.link.sent + 1)
                     if chunk is not None and self._dialer.up:
                         self._send(chunk, now.mono)
                 case blobs.ChunkWritten():
@@ -254,7 +254,8 @@ class ClientSession:
             self._open.add(entry.counter)
             for sha, size in _blobs_of(entry):
                 self._uses[sha] = self._uses.get(sha, 0) + 1
-                self._outgoing.send(sha, size)
+                if sha not in self._stored:  # else it is offered again once it has been named: see _offer_again
+                    self._outgoing.send(sha, size)
         self._unsent += entries
         self._offered = max(self._offered, entries[-1].counter)
 
@@ -353,7 +354,7 @@ class ClientSession:
                 if self._asks.pop(message.ask, None) is not None:
                     self._turn.after_commit.append(Answered(message.ask, message.error, message.body))
             case Taken():
-                if self._outgoing.taken(message):
+                if self._outgoing.taken(message, self._dialer.link.acked):
                     self._stored.add(message.sha)
                 elif message.through and message.sha not in self._outgoing and message.sha not in self._stored:
                     self._withdraw(message.sha, now)

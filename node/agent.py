@@ -129,7 +129,7 @@ class Agent:
                 case blobs.ChunkWritten():
                     self._chunk_written(event)
                 case blobs.ChunkRead():
-                    chunk = self._outgoing.chunk(event)
+                    chunk = self._outgoing.chunk(event, self._dialer.link.sent + 1)
                     if chunk is not None:
                         self._send(chunk)
                 case blobs.BlobFailed():
@@ -233,7 +233,7 @@ class Agent:
             case Chunk():
                 self._chunk(message)
             case Taken():
-                if self._outgoing.taken(message):
+                if self._outgoing.taken(message, self._dialer.link.acked):
                     self._stored.add(message.sha)
                 elif message.through and message.sha not in self._outgoing and message.sha not in self._stored:
                     self._send(self._outgoing.withdraw(message.sha))

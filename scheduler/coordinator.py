@@ -692,7 +692,10 @@ class Coordinator:
         for jid in dict.fromkeys(ids):
             owner = self._clients.get(session_of(jid))
             job = None if owner is None else owner.jobs.get(counter_of(jid))
-            if job is None or job.client is not client or job.state is State.RUNNING:
+            if job is None or job.client is not client:
+                denied.append(jid)
+            elif job.state is State.RUNNING:
+                job.cancel_wished = False  # of an earlier copy of this wish: a denial is for good
                 denied.append(jid)
             elif job.state is State.READY:
                 self._cancel_ready(job)

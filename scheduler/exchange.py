@@ -162,7 +162,7 @@ class Exchange:
 
     def taken(self, peer: Peer, message: Taken) -> bool:
         """Note the peer's word; True if it has the blob whole."""
-        whole = peer.outgoing.taken(message)
+        whole = peer.outgoing.taken(message, peer.link.acked)
         if whole:
             self.release(message.sha)
         return whole
@@ -180,7 +180,7 @@ class Exchange:
         peer = readers.popleft()
         if not readers:
             del self._readers[event.sha, event.offset]
-        chunk = peer.outgoing.chunk(event)
+        chunk = peer.outgoing.chunk(event, peer.link.sent + 1)
         return [] if chunk is None else [(peer, chunk)]
 
     def duties(self, peer: Peer) -> None:

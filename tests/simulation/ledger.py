@@ -139,10 +139,14 @@ class Ledger:
         self.excuses[why if after.at >= before.at else f"{why}, and runs it late"] += 1
 
     def _excuse_cancelled(self, story: Story, start: Start) -> None:
-        """A lost node may run what was cancelled meanwhile, until it hears of it."""
-        if not self._lost_since(story.handed_in_at, start.node):
+        """A node may run what was cancelled meanwhile, if it was given up before, until it hears of it."""
+        if self._lost_since(story.handed_in_at, start.node):
+            why = "its node was lost"
+        elif self._restarted_since(story.handed_in_at):
+            why = "the coordinator was restarted"
+        else:
             raise Broken(f"it was told cancelled, and runs: {story}")
-        self.excuses["its node was lost, and runs it after its cancelling"] += 1
+        self.excuses[f"{why}, and runs it after its cancelling"] += 1
 
     def answered(self, job: bytes) -> None:
         self.jobs[job].answered = True
@@ -216,11 +220,9 @@ class Ledger:
                     return "nobody wished it cancelled"
                 if story.denied:
                     return "its cancelling was denied"
-                if any(s.life not in self._ended and not self._lost_since(s.at, s.node) for s in story.starts):
-                    return "it was told cancelled, and has run"
-                return ""
+                return "" if all(self._forgotten(s) for s in story.starts) else "it was told cancelled, and has run"
             case Outcome.LOST, "JobLost":
-                if any(at >= story.handed_in_at for at in self._restarts) or needs_blob:
+                if self._restarted_since(story.handed_in_at) or needs_blob:
                     return ""
                 if sum(at >= story.handed_in_at for lost in self._node_lost.values() for at in lost) >= LOST_NODES:
                     return ""
@@ -230,6 +232,13 @@ class Ledger:
     def _lost_since(self, moment: float, node: str) -> bool:
         """Whether the coordinator has given the node up since then."""
         return any(at >= moment for at in self._node_lost.get(node, ()))
+
+    def _restarted_since(self, moment: float) -> bool:
+        return any(at >= moment for at in self._restarts)
+
+    def _forgotten(self, start: Start) -> bool:
+        """Nobody who decides can know of this run any more."""
+        return start.life in self._ended or self._lost_since(start.at, start.node) or self._restarted_since(start.at)
 
     # -- the end ------------------------------------------------------------------------------------
 
