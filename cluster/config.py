@@ -106,7 +106,7 @@ class CoordinatorLimits:
     """Messages of results one client may leave unacknowledged."""
     prefill_s: float = 0.005
     """Work placed on a slot beyond what it runs, by the observed run time of the function."""
-    prefill_max: int = 256
+    prefill_max: int = 512
     """...and never more jobs a slot than this."""
     lost_node_retries: int = 3
     """How often a job is queued again after its node was lost, before it is lost itself."""
@@ -115,9 +115,9 @@ class CoordinatorLimits:
 @dataclass(frozen=True, slots=True)
 class AgentLimits:
     max_blob_bytes: int = MAX_BLOB_BYTES
-    give_s: float = 0.002
+    give_s: float = 0.004
     """Work lying ready in a worker's pipe, by expected run time, so that it never waits for the agent."""
-    give_max: int = 64
+    give_max: int = 256
     stuck_s: float = 0.02
     """A worker silent so long with work behind its attempt loses that work to its neighbours."""
     started_after_s: float = 0.05
