@@ -305,6 +305,7 @@ class ClientSession:
         return self._offered if first is None else first.counter - 1
 
     def _accept(self, through: int, now: float) -> None:
+        through = min(through, self._offered)  # nobody can have accepted what was not offered
         self._accepted = max(self._accepted, through)
         while self._sent and self._sent[0].counter <= through:
             for sha, _ in _blobs_of(self._sent.popleft()):
