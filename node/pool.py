@@ -13,6 +13,7 @@ what was given and is in neither is the one attempt that the worker died with.
 from __future__ import annotations
 
 import contextlib
+import glob
 import mmap
 import os
 import select
@@ -275,8 +276,9 @@ class WorkerPool:
         if self._sockets.pop(worker.ours.fileno(), None) is not None:
             self._epoll.unregister(worker.ours.fileno())
         worker.close()
-        with contextlib.suppress(OSError):
-            os.unlink(program.part_path(self._blob_dir, worker.pid))
+        for left in glob.iglob(program.part_path(glob.escape(self._blob_dir), worker.pid, "*")):
+            with contextlib.suppress(OSError):
+                os.unlink(left)
 
     def _tell(self, event: Event) -> None:
         if not self._news:
@@ -363,7 +365,8 @@ class WorkerPool:
             if not fault:
                 if worker.up and (token == next(iter(given), 0) or (worker.fault and token in given)):
                     del given[token]
-                    rows.append(Done(token, outcome, payload, large, run_us))
+                    done = Done(token, outcome, payload, large, run_us)
+                    rows.append(done if large is None else self._named(worker, done, large[0]))
                     continue
                 if token == 0 and not worker.up:
                     worker.up = True
@@ -381,6 +384,15 @@ class WorkerPool:
         if rows:
             events.append(WorkerDone(worker.slot, worker.pid, rows))
         return emptied
+
+    def _named(self, worker: _Process, done: Done, sha: bytes) -> Done:
+        """The agent hears of a large result in the very turn in which its file gets the blob's name."""
+        try:
+            os.replace(program.part_path(self._blob_dir, worker.pid, done.token), f"{self._blob_dir}/{sha.hex()}")
+        except OSError as e:
+            failure = Failure("OSError", f"on node {self._node}: the result's file is gone: {e.strerror}")
+            return Done(done.token, Outcome.FAILED, failure.encode(), None, done.run_us)
+        return done
 
 
 def _sound(fields: tuple[Any, ...]) -> bool:

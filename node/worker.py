@@ -79,9 +79,12 @@ class Start(NamedTuple):
         return Start(int(a), int(b), int(c), int(d), int(e), blob_dir, node)
 
 
-def part_path(blob_dir: str, pid: int) -> str:
-    """Where a worker writes a large result before it gets its name; removed after its death."""
-    return os.path.join(blob_dir, f"worker-{pid}.part")
+def part_path(blob_dir: str, pid: int, token: int | str) -> str:
+    """Where a worker writes the large result of one attempt. The pool names it when it reads the answer.
+
+    Named here, it would be lost whenever the agent drops a blob of the same bytes before it has read of this one.
+    """
+    return os.path.join(blob_dir, f"worker-{pid}-{token}.part")
 
 
 class Worker:
@@ -144,7 +147,7 @@ class Worker:
             packed = payload.pack_result(value, max_bytes=self._max_blob_bytes)
             if isinstance(packed, bytes):
                 return Outcome.SUCCEEDED, packed, None
-            return Outcome.SUCCEEDED, b"", self._stored(packed)
+            return Outcome.SUCCEEDED, b"", self._written(token, packed)
         except BaseException as e:
             return self._failed(e, ours=True)
 
@@ -191,15 +194,14 @@ class Worker:
         with open(self._blob_path(sha), "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
-    def _stored(self, large: payload.LargePayload) -> tuple[bytes, int]:
-        part = part_path(self._blob_dir, self._pid)
+    def _written(self, token: int, large: payload.LargePayload) -> tuple[bytes, int]:
+        part = part_path(self._blob_dir, self._pid, token)
         try:
             with open(part, "wb", buffering=0) as file:
                 for piece in large.parts:
                     rest = memoryview(piece)
                     while rest:
                         rest = rest[file.write(rest) :]
-            os.replace(part, self._blob_path(large.sha))
         except OSError:
             if os.path.exists(part):
                 os.unlink(part)

@@ -21,6 +21,7 @@ import pytest
 from cluster import payload
 from cluster.config import INLINE_BYTES
 from cluster.jobs import Failure, Outcome, Spec
+from node import worker as program
 from node.events import (
     Done,
     Give,
@@ -251,6 +252,38 @@ def test_large_arguments_and_results_go_through_files(host: Host) -> None:
     assert sorted(p.name for p in host.blobs.iterdir()) == sorted([run.large[0].hex(), row.large[0].hex()])
 
 
+def test_a_large_result_survives_the_drop_of_a_blob_of_the_same_bytes_before_it_is_read(host: Host) -> None:
+    pid = host.spawn()
+    host.give(host.run("double", b"x" * 200_000))
+    host.wait(lambda: len(host.rows()) == 1)
+    (large,) = (row.large for row in host.rows())
+    assert large
+    blob = host.blobs / large[0].hex()
+    (token,) = host.give(host.run("double", b"x" * 200_000))
+    part = Path(program.part_path(str(host.blobs), pid, token))
+    end = time.monotonic() + PATIENCE_S
+    while not part.exists() or part.stat().st_size < large[1]:
+        assert time.monotonic() < end, "the worker writes nothing"
+    blob.unlink()
+    host.wait(lambda: len(host.rows()) == 2)
+    assert host.rows()[1].large == large
+    assert blob.stat().st_size == large[1]
+    assert not part.exists()
+
+
+def test_a_result_whose_file_is_gone_fails_its_job_alone(host: Host) -> None:
+    pid = host.spawn()
+    (token, _) = host.give(host.run("double", b"x" * 200_000), host.run("pid"))
+    part = Path(program.part_path(str(host.blobs), pid, token))
+    end = time.monotonic() + PATIENCE_S
+    while not part.exists():
+        assert time.monotonic() < end, "the worker writes nothing"
+    part.unlink()
+    lost, mine = host.results(2)
+    assert "the result's file is gone" in lost.text
+    assert mine == pid
+
+
 def test_a_result_above_the_limit_is_too_large(tmp_path: Path) -> None:
     host = Host(tmp_path, max_blob_bytes=100_000)
     with contextlib.closing(host.pool):
@@ -420,7 +453,7 @@ def test_a_forked_child_that_comes_back_ends_instead_of_serving(host: Host, job:
 
 def test_a_half_written_result_is_removed_with_its_worker(host: Host) -> None:
     pid = host.spawn()
-    part = host.blobs / f"worker-{pid}.part"
+    part = Path(program.part_path(str(host.blobs), pid, 1))
     part.write_bytes(b"half")
     host.give(host.run("exit_hard"))
     host.gone()
