@@ -21,7 +21,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from cluster.actor import Actor, Drained, Now, Stalled, Stop, WallClockJumped
+from cluster.actor import Actor, Drained, Now, Stalled, Stop, Turn, WallClockJumped
+from cluster.commits import Commits, Rows
 from cluster.facts import Fact
 
 DRAIN_LIMIT = 256
@@ -114,7 +115,10 @@ def raise_file_limit() -> None:
 
 
 class Host:
-    """``run`` drives the actor until it, or a source, says ``Stop``."""
+    """``run`` drives the actor until it, or a source, says ``Stop``.
+
+    With a ``store`` what a turn sends leaves when its rows are on disk; ``run`` raises what the store raises.
+    """
 
     def __init__(
         self,
@@ -123,6 +127,7 @@ class Host:
         performers: Mapping[type, Performer],
         facts: Callable[[list[Fact]], None],
         *,
+        store: Rows | None = None,
         own_gc: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -131,6 +136,7 @@ class Host:
         self._sources = sources
         self._performers = dict(performers)
         self._facts = facts
+        self._commits = None if store is None else Commits(store, self._release)
         self._own_gc = own_gc
         self._clock = clock
         self._wall = wall
@@ -149,6 +155,8 @@ class Host:
             for fd in source.pollables():
                 poller.register(fd, select.EPOLLIN)
                 of[fd] = source
+        if self._commits is not None:
+            poller.register(self._commits.fileno(), select.EPOLLIN)
         if self._own_gc:
             gc.collect()
             gc.freeze()
@@ -162,7 +170,10 @@ class Host:
                 if self._own_gc:
                     self._collect(allowed > 0)
                 for fd, _ in poller.poll(allowed):
-                    full.add(of[fd])
+                    if fd in of:
+                        full.add(of[fd])
+                    elif self._commits is not None:
+                        self._commits.advance()
                 now = self._clock()
                 if now - swept_at >= TICK_S:
                     swept_at = now
@@ -170,8 +181,12 @@ class Host:
                 late = now - awake_at - allowed
                 awake_at = now
                 full = self._turn(full, late if late >= STALL_S else 0.0)
+            if self._commits is not None:
+                self._commits.finish()
         finally:
             poller.close()
+            if self._commits is not None:
+                self._commits.close()
             if self._own_gc:
                 gc.enable()
                 gc.unfreeze()
@@ -208,13 +223,21 @@ class Host:
         if not left:
             events.append(Drained())
         turn = self._actor.turn(events, now)
-        assert not turn.writes, "this host has no store"
-        for effect in (*turn.at_once, *turn.after_commit):
+        for effect in turn.at_once:
             self._perform(effect)
+        if self._commits is None:
+            assert not turn.writes, "this host has no store"
+            self._release(turn)
+        else:
+            self._commits.add(turn)
         if turn.facts:
             self._facts(turn.facts)
         self.turns += 1
         return left
+
+    def _release(self, turn: Turn) -> None:
+        for effect in turn.after_commit:
+            self._perform(effect)
 
     def _perform(self, effect: Any) -> None:
         if type(effect) is Stop:
