@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
-from time import monotonic
 from typing import Any, Protocol
 
 from cluster.actor import Turn
@@ -36,7 +36,10 @@ class Rows(Protocol):
 class Commits:
     """``release`` performs the effects of one turn."""
 
-    def __init__(self, store: Rows, release: Callable[[Turn], None]) -> None:
+    def __init__(
+        self, store: Rows, release: Callable[[Turn], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._store = store
         self._release = release
         self._held: list[Turn] = []
@@ -103,9 +106,9 @@ class Commits:
             self._release(turn)
 
     def _commit(self) -> None:
-        began = monotonic()
+        began = self._clock()
         self._store.commit()
-        self._last_s = monotonic() - began
+        self._last_s = self._clock() - began
 
     def _commit_elsewhere(self) -> None:
         if self._thread is None:

@@ -40,7 +40,7 @@ class Disk:
 class Bench:
     def __init__(self) -> None:
         self.disk = Disk()
-        self.commits = Commits(self.disk, self.release)
+        self.commits = Commits(self.disk, self.release, clock=lambda: 0.0)
 
     def release(self, turn: Turn) -> None:
         self.disk.story.append(("left", *turn.after_commit))
