@@ -122,5 +122,5 @@ class Commits:
                 self._commit()
             except BaseException as e:
                 self._error = e
-            self._done.set()
             os.eventfd_write(self._bell, 1)
+            self._done.set()  # last: whoever finds it set may read the bell
