@@ -134,7 +134,9 @@ class Outgoing:
         for sha in list(islice((s for s in self._waiting if s not in self._withdrawn), room)):
             self._active[sha] = _Sending(self._waiting.pop(sha))
         for sha, s in self._active.items():
-            while s.read < s.size and s.read - s.taken < CHUNKS_IN_FLIGHT * CHUNK_BYTES:
+            # The first chunk goes alone: who has the blob, or its middle, says so before the rest is sent for nothing.
+            window = CHUNKS_IN_FLIGHT * CHUNK_BYTES if s.taken else CHUNK_BYTES
+            while s.read < s.size and s.read - s.taken < window:
                 length = min(CHUNK_BYTES, s.size - s.read)
                 out.append(ReadChunk(sha, s.read, length))
                 s.read += length

@@ -24,9 +24,9 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib.metadata import version
 from time import monotonic
-from typing import Any, Final, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
+from types import ModuleType
+from typing import Any, Final, Literal, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
 
 import zmq
 
@@ -54,9 +54,13 @@ from cluster.ids import SESSION_BYTES, format_job, job_id
 from cluster.jobs import Failure, Outcome, Spec
 from cluster.keys import ConnectionFile, find_connection
 from cluster.logs import FactLog
+from cluster.packages import own_version
 from cluster.payload import (
+    ByValue,
     LargePayload,
     PackedFunction,
+    by_value_names,
+    holds_code,
     pack_call,
     pack_error,
     pack_function,
@@ -102,6 +106,9 @@ class Options:
     """The name people see; the function's own unless given."""
     block: bool = True
     """Whether ``submit`` waits when too much is unacknowledged; otherwise it raises :class:`errors.Full`."""
+    by_value: Iterable[str | ModuleType] = ()
+    """Modules, or their names, whose functions and classes travel with the job, for nodes that do not have them;
+    their submodules too. They must be imported here, and be Python code. Kept as names."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.labels, Mapping):
@@ -113,6 +120,7 @@ class Options:
         if type(self.block) is not bool:
             raise TypeError(f"block is True or False, not {self.block!r}")
         object.__setattr__(self, "labels", dict(self.labels))
+        object.__setattr__(self, "by_value", by_value_names(self.by_value))
 
     def changed(self, wanted: dict[str, Any]) -> Options:
         known = [f.name for f in fields(self)]
@@ -167,6 +175,9 @@ class Future(concurrent.futures.Future[T]):
         if self.done():
             return self.cancelled()
         return self._session.cancel(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a future belongs to its process; hand in its result() instead")
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
@@ -267,7 +278,7 @@ class _Session:
         """Makes the error of whoever still submits; None while all is well."""
         self._wire = wire
         self._on_end = on_end
-        self._actor: Actor = ClientSession(self.id, namespace, version("ganger"), limits)
+        self._actor: Actor = ClientSession(self.id, namespace, own_version(), limits, wire.address)
         self._blobs = MemoryBlobs()
         self._log = FactLog("client")
         self._changed = threading.Condition(threading.RLock())
@@ -836,8 +847,9 @@ class Client(concurrent.futures.Executor):
 
     def _set_up(self, session: _Session, connect_timeout_s: float) -> None:
         self._options = Options()
+        self._by_value = ByValue()
         self._session = session
-        self._specs: dict[PackedFunction, tuple[bytes, _Code | None]] = {}
+        self._specs: dict[tuple[PackedFunction, bool], tuple[bytes, _Code | None]] = {}
         self._origin: Client | None = None
         session.start()
         try:
@@ -861,13 +873,14 @@ class Client(concurrent.futures.Executor):
         Waits while too much is unacknowledged; see :class:`Options`. Raises :class:`errors.Full`, and after the
         end of the session :class:`errors.ClientClosed` or the reason of that end.
         """
-        session = self._session
+        session, by_value = self._session, self._by_value
         if session.closed is not None:
             raise session.closed()
         future: Future[T] = Future(session)
         try:
-            spec, code = self._spec(pack_function(fn, max_bytes=session.limits.max_blob_bytes))
-            payload = pack_call(args, kwargs, max_bytes=session.limits.max_blob_bytes)
+            packed = pack_function(fn, by_value=by_value, max_bytes=session.limits.max_blob_bytes)
+            payload = pack_call(args, kwargs, by_value=by_value, max_bytes=session.limits.max_blob_bytes)
+            spec, code = self._spec(packed, holds_code(payload))
         except Exception as e:
             future._fail(_without_frames(e))
             return future
@@ -930,6 +943,8 @@ class Client(concurrent.futures.Executor):
         """
         twin = type(self).__new__(type(self))
         twin._options = self._options.changed(options)
+        same = twin._options.by_value == self._options.by_value
+        twin._by_value = self._by_value if same else ByValue(by_value_names(twin._options.by_value))
         twin._session = self._session
         twin._specs = {}
         twin._origin = self
@@ -960,6 +975,9 @@ class Client(concurrent.futures.Executor):
             more = page["more"]
         return rows
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client belongs to its process and cannot go into a job")
+
     def __repr__(self) -> str:
         state = "closed" if self._session.closed is not None else "open"
         return f"<{type(self).__name__} {self._session.id.hex()} at {self._session.address}, {state}>"
@@ -971,9 +989,9 @@ class Client(concurrent.futures.Executor):
         self._session.leave(_raiser(errors.CoordinatorUnreachable, reason))
         self._session.join(2 * LINGER_MS / 1000)
 
-    def _spec(self, packed: PackedFunction) -> tuple[bytes, _Code | None]:
-        """What all jobs of this function and these options share, as bytes."""
-        kept = self._specs.get(packed)
+    def _spec(self, packed: PackedFunction, code_in_call: bool) -> tuple[bytes, _Code | None]:
+        """What all jobs of this function and these options share, as bytes. ``code_in_call``: in the arguments."""
+        kept = self._specs.get((packed, code_in_call))
         if kept is not None:
             return kept
         options = self._options
@@ -984,25 +1002,26 @@ class Client(concurrent.futures.Executor):
             code=packed.code if code is None else code.sha,
             code_size=0 if code is None else len(code.data),
             namespace=self._session.namespace,
-            python="" if code is None else _PYTHON,
+            python=_PYTHON if code_in_call or holds_code(packed.code) else "",
             labels=tuple(sorted(options.labels.items())),
         )
         if len(self._specs) >= KEPT_SPECS or len(packed.code) > INLINE_BYTES:
             self._specs.clear()  # at most one large function is kept
-        self._specs[packed] = made = (spec.encode(), code)
+        self._specs[packed, code_in_call] = made = (spec.encode(), code)
         return made
 
     def _caller(self, fn: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Future[Any]]:
         """``submit`` of one function, packed now and never again."""
-        session, block = self._session, self._options.block
+        session, by_value, block = self._session, self._by_value, self._options.block
         max_bytes = session.limits.max_blob_bytes
         if session.closed is not None:
             raise session.closed()
         broken: Exception | None = None
         try:
-            spec, code = self._spec(pack_function(fn, max_bytes=max_bytes))
+            packed = pack_function(fn, by_value=by_value, max_bytes=max_bytes)
+            specs = [self._spec(packed, code_in_call) for code_in_call in (False, True)]
         except Exception as e:
-            broken, spec, code = e, b"", None
+            broken, specs = e, []
 
         def call(args: tuple[Any, ...]) -> Future[Any]:
             future: Future[Any] = Future(session)
@@ -1010,10 +1029,11 @@ class Client(concurrent.futures.Executor):
                 future._fail(_without_frames(broken))
                 return future
             try:
-                payload = pack_call(args, {}, max_bytes=max_bytes)
+                payload = pack_call(args, {}, by_value=by_value, max_bytes=max_bytes)
             except Exception as e:
                 future._fail(_without_frames(e))
                 return future
+            spec, code = specs[holds_code(payload)]
             session.offer(future, spec, payload, code, block)
             return future
 

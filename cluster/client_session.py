@@ -46,9 +46,13 @@ from cluster.messages import (
     Results,
     Submit,
     Taken,
+    Waiting,
     Welcome,
 )
 from cluster.session import Dialer
+
+MAX_WAITS = 1_000
+"""Waits that were told and are remembered, so that they are told once."""
 
 IDLE_BEATS = 5
 """A client that waits for nothing shows itself so many times less often."""
@@ -143,12 +147,20 @@ class GiveUp:
 
 
 class ClientSession:
-    """See the module. ``session`` is 8 random bytes."""
+    """See the module. ``session`` is 8 random bytes; ``address`` is for people."""
 
-    def __init__(self, session: bytes, namespace: str, version: str, limits: ClientLimits | None = None) -> None:
+    def __init__(
+        self,
+        session: bytes,
+        namespace: str,
+        version: str,
+        limits: ClientLimits | None = None,
+        address: str = "its address",
+    ) -> None:
         self.session = session
         self._namespace = namespace
         self._version = version
+        self._address = address
         self._limits = limits or ClientLimits()
         self._dialer = Dialer(self._hello)
         self._unsent: deque[Entry] = deque()
@@ -165,6 +177,10 @@ class ClientSession:
         self._fetching: dict[bytes, list[Settled]] = {}
         self._cancels: set[int] = set()
         self._asks: dict[int, Asked] = {}
+        self._waits_told: dict[tuple[int, int], None] = {}
+        """Epoch and number of the waits that people have read of."""
+        self._waits_since: float | None = None
+        """Since when something is open: before that nobody missed the coordinator."""
         self._leaving: str | None = None
         self._over = False
         self._told = 0
@@ -201,8 +217,6 @@ class ClientSession:
                 case Connected():
                     turn.after_commit += self._dialer.connected(now.mono)
                 case Disconnected():
-                    if self._dialer.up:
-                        turn.facts.append(fact("link_down", reason="the connection is closed"))
                     self._dialer.disconnected()
                 case Rejected():
                     self._give_up("refused", event.reason)
@@ -218,6 +232,8 @@ class ClientSession:
                     turn.facts.append(fact("garbled", reason=event.reason))
                 case Stalled():
                     self._dialer.stalled(event.seconds)
+                    if self._waits_since is not None:
+                        self._waits_since += event.seconds
                     turn.facts.append(fact("stalled", seconds=event.seconds))
                 case Drained():
                     drained = True
@@ -225,19 +241,27 @@ class ClientSession:
         if self._settled:
             turn.after_commit.append(Settle(self._settled))
             self._settled = []
-        if self._told < self._through():
+        if self._told < self._through() and not self._over:
             self._told = self._through()
             turn.after_commit.append(Acknowledge(self._told))
+        if not (self._open or self._asks):
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = now.mono
         if drained:
             self._judge(now.mono)
+        seconds = self._dialer.silence_ended()
+        if seconds is not None:
+            turn.facts.append(fact("coordinator_back", seconds=seconds))
         return turn
 
     def deadline(self) -> float | None:
         if self._over:
             return None
         times = [self._dialer.deadline(self._beat_s())]
-        if self._dialer.heard_at is not None and (self._open or self._asks):
-            times.append(self._dialer.heard_at + self._limits.reconnect_timeout_s)
+        if self._waits_since is not None:
+            times.append(self._missed_since(self._waits_since) + self._limits.reconnect_timeout_s)
+            times.append(self._dialer.word_due(self._waits_since))
         return min((t for t in times if t is not None), default=None)
 
     # ------------------------------------------------------------------------------- handing in
@@ -359,6 +383,8 @@ class ClientSession:
                     self._stored.add(message.sha)
                 elif message.through and message.sha not in self._outgoing and message.sha not in self._stored:
                     self._withdraw(message.sha, now)
+            case Waiting():
+                self._wait_told(message)
             case Chunk():
                 self._chunk(message, now)
             case BlobRefused():
@@ -415,6 +441,17 @@ class ClientSession:
             if sha not in self._fetching:
                 self._send(Taken(sha, size), now)  # told twice, and no other row needs it: it need not be kept for us
         self._settle(rows)
+
+    def _wait_told(self, message: Waiting) -> None:
+        """People read of each wait once, however often and on how many links it is told."""
+        wait = (self._dialer.epoch, message.wait)
+        if wait in self._waits_told:
+            return
+        if len(self._waits_told) >= MAX_WAITS:
+            del self._waits_told[next(iter(self._waits_told))]
+        self._waits_told[wait] = None
+        what = _waits(message.jobs, message.function)
+        self._turn.facts.append(fact("jobs_wait", message.jobs, what=what, reason=message.reason))
 
     def _settle(self, rows: Iterable[Settled]) -> None:
         for row in rows:
@@ -503,11 +540,35 @@ class ClientSession:
             self._over = True
             self._turn.after_commit.append(Stop(self._leaving))
             return
-        silent = self._dialer.unheard_s(now)
-        if (self._open or self._asks) and silent >= self._limits.reconnect_timeout_s:
-            self._give_up("unreachable", f"the coordinator was not heard for {silent:.0f} s")
-            return
+        if self._waits_since is not None:
+            timeout_s = self._limits.reconnect_timeout_s
+            if now >= self._missed_since(self._waits_since) + timeout_s:
+                silent = self._dialer.unheard_s(now)
+                self._give_up("unreachable", f"the coordinator was not heard for {silent:.0f} s")
+                return
+            seconds = self._dialer.silence(now, self._waits_since)
+            if seconds is not None:
+                self._tell_silence(seconds)
         self._turn.after_commit += self._dialer.due(now, Pulse, self._beat_s())
+
+    def _missed_since(self, waits_since: float) -> float:
+        """Since when somebody waits for a word of the coordinator, and there is none."""
+        heard_at = self._dialer.heard_at
+        return waits_since if heard_at is None else max(heard_at, waits_since)
+
+    def _tell_silence(self, seconds: float) -> None:
+        things = [(len(self._open), "job"), (len(self._asks), "question")]
+        words = [f"{n} {thing}{'s' * (n > 1)}" for n, thing in things if n]
+        verb = "are" if sum(n for n, _ in things) > 1 else "is"
+        self._turn.facts.append(
+            fact(
+                "coordinator_unheard",
+                address=self._address,
+                seconds=seconds,
+                open=f"{' and '.join(words)} {verb} open",
+                timeout=self._limits.reconnect_timeout_s,
+            )
+        )
 
     def _give_up(self, kind: str, reason: str) -> None:
         if self._over:
@@ -535,6 +596,10 @@ def _blobs_of(entry: Entry) -> list[tuple[bytes, int]]:
     if entry.code is not None and len(entry.code[1]) > INLINE_BYTES:
         out.append((entry.code[0], len(entry.code[1])))
     return out
+
+
+def _waits(jobs: int, function: str) -> str:
+    return f"1 job ({function}) waits" if jobs == 1 else f"{jobs} jobs (the first: {function}) wait"
 
 
 def _submit(batch: list[Entry]) -> Submit:

@@ -60,6 +60,13 @@ HELLO_RETRY_S = 0.25
 HELLO_RETRY_MAX_S = 2.0
 """A hello without an answer is sent again, doubling between these."""
 
+SILENCE_WORD_S = 2.0
+"""People are told of the coordinator's silence after this, or two heartbeats if that is longer: once, and never
+of a shorter one."""
+
+WAIT_WORD_S = 5.0
+"""A client is told why its jobs wait after this, if no node there is can take them."""
+
 HASTY_LINKS, LINK_HOLDS_S, LINK_PAUSE_S = 4, 1.0, 0.02
 """After so many links in a row that did not hold so long, the next hello waits; the wait doubles up to
 ``HELLO_RETRY_MAX_S``. Else a message that the other side cannot read would go to and fro as fast as it can."""

@@ -30,6 +30,11 @@ KINDS: dict[str, Kind] = {
     "node_back": Kind(INFO, "node {node} is heard again"),
     "node_lost": Kind(WARNING, "node {node} is lost ({reason}); {n} attempts ended"),
     "node_left": Kind(INFO, "node {node} left"),
+    "name_contested": Kind(
+        WARNING,
+        "{rival} says hello as node {node} and has to wait: {holder} is silent for {silent:.1f} s, and may hold leases "
+        "until it is given up",
+    ),
     "peer_refused": Kind(WARNING, "refused a peer: {reason}"),
     "resync": Kind(INFO, "asked {peer} to join again: {reason}"),
     "garbled": Kind(WARNING, "{n} unreadable messages dropped: {reason}"),
@@ -39,7 +44,8 @@ KINDS: dict[str, Kind] = {
     "handshake_refused": Kind(WARNING, "{n} handshakes refused: {reason}"),
     # agent
     "registered": Kind(INFO, "registered with the coordinator (epoch {epoch}, link {link})"),
-    "link_down": Kind(WARNING, "link to the coordinator is down: {reason}"),
+    "link_down": Kind(WARNING, "the coordinator is not heard since {seconds:.0f} s: {reason}"),
+    "link_back": Kind(WARNING, "registered again after {seconds:.1f} s"),  # as loud as what it ends
     "worker_started": Kind(DEBUG, "worker {pid} serves slot {slot}"),
     "worker_died": Kind(WARNING, "worker {pid} of slot {slot} died: {cause}"),
     "jobs_run": Kind(DEBUG, "{n} attempts {outcome}"),
@@ -47,6 +53,13 @@ KINDS: dict[str, Kind] = {
     "blob_failed": Kind(WARNING, "blob {sha}: {reason}"),
     # client
     "connected": Kind(INFO, "connected (epoch {epoch}, link {link})"),
+    "coordinator_unheard": Kind(
+        WARNING,
+        "the coordinator at {address} is not heard since {seconds:.0f} s; {open}; they fail after {timeout:.0f} s "
+        "(reconnect_timeout_s)",
+    ),
+    "coordinator_back": Kind(WARNING, "connected again after {seconds:.1f} s"),  # as loud as what it ends
+    "jobs_wait": Kind(WARNING, "{what} for {reason}"),
     "gave_up": Kind(ERROR, "gave up on the coordinator: {reason}"),
 }
 

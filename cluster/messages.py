@@ -238,6 +238,10 @@ class NodeHello(Message):
     version: Text
     name: Text
     incarnation: Natural
+    previous: Bytes
+    """Session of the last life in its directory that was welcomed; empty if there was none."""
+    lock: Text
+    """Names the lock this life holds on its directory; no two processes hold one at once. Empty: it cannot tell."""
     host: Text
     pid: Natural
     python: Text
@@ -415,6 +419,19 @@ class Answer(Message):
     error: Text
     """Empty when the question could be answered."""
     body: Mapping
+
+
+@dataclass(slots=True)
+class Waiting(Message):
+    """Jobs of this session wait for a node such as there is none, and no event that is due will change that."""
+
+    KIND: ClassVar[int] = 40
+    wait: Natural
+    """Number of this wait, in this epoch: it may be told on two links, and is one all the same."""
+    jobs: Natural
+    function: Text
+    """Name of what the first of them calls."""
+    reason: Text
 
 
 def _kinds(root: type[Message]) -> dict[int, type[Message]]:

@@ -1,13 +1,17 @@
 """User values to bytes and back. Rules of this file: the only place that pickles; clients and workers use it.
 
-Pickle first, cloudpickle when that fails *or when the bytes name* ``__main__``: pickle is content there, and
-the worker, whose ``__main__`` is another, would not be. What cannot be pickled is a ``SerializationError``
-that says which argument was at fault.
+Pickle first, cloudpickle (in ``by_value``) when that fails *or when the bytes name* ``__main__`` or a module
+that the user sends by value: pickle is content there, and the worker, whose ``__main__`` is another, would not
+be. What cannot be pickled is a ``SerializationError`` that says which argument was at fault.
+
+A pickle with code in it runs on one minor version of Python only, and says so itself::
+
+    mark "GNC1" | major: u8 | minor: u8 | pickle
 
 Small values are one plain pickle. A value above ``INLINE_BYTES`` is a :class:`LargePayload`; large buffers in
 it (NumPy arrays, and whatever else offers ``pickle.PickleBuffer``) stay outside the pickle, in a container::
 
-    magic "GNG1" | count: u32 | length: u64 * count | pickle | buffer | buffer ...      little-endian
+    magic "GNG1" | count: u32 | length: u64 * count | pickle, marked or not | buffer | buffer ...   little-endian
 
 Each section starts on a multiple of 64 bytes, so arrays in a mapped file are aligned as NumPy likes them.
 Small buffers cost less inside the pickle, and stay writable wherever they are read.
@@ -17,13 +21,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import pickle
 import struct
 import sys
 import types
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from importlib.machinery import ExtensionFileLoader
 from mmap import mmap
 from typing import Any, NamedTuple
 
@@ -36,6 +42,8 @@ Buffer = bytes | bytearray | memoryview | mmap
 
 _MAGIC = b"GNG1"
 _ALIGN = 64
+_CODE = b"GNC1"
+_CODE_MARK = _CODE + bytes(sys.version_info[:2])
 _MAIN = b"__main__"
 _PICKLE_MARK = 0x80
 """First byte of every pickle of protocol 2 and above."""
@@ -49,8 +57,76 @@ EXCEPTION_BYTES = 32 * 1024
 _FAILURE_BYTES = 40_000
 """Bound in bytes on an error's text and on its traceback, so that a failure fits into a message."""
 
+BY_VALUE_MAX = 64
+"""Modules that may be sent by value; each is looked for in every pickle."""
+
 _dumps = pickle.dumps
 _loads = pickle.loads
+
+
+# --------------------------------------------------------------------------------- what goes by value
+
+
+def by_value_names(wanted: Iterable[str | types.ModuleType]) -> tuple[str, ...]:
+    """Names of modules, checked: there must be code of them here to send. Raises ``TypeError``, ``ValueError``."""
+    if isinstance(wanted, str | types.ModuleType):
+        name = getattr(wanted, "__name__", wanted)
+        raise TypeError(f"by_value is a list of modules: by_value=[{name!r}]")
+    names = {_checked_name(module) for module in wanted}
+    if len(names) > BY_VALUE_MAX:
+        raise ValueError(f"by_value takes up to {BY_VALUE_MAX} modules, not {len(names)}; name their packages")
+    return tuple(sorted(names))
+
+
+def _checked_name(wanted: object) -> str:
+    name = wanted.__name__ if isinstance(wanted, types.ModuleType) else wanted
+    if type(name) is not str:
+        raise TypeError(f"by_value names modules, or is given them, not {_class_name(type(wanted))}")
+    top = name.partition(".")[0]
+    module = sys.modules.get(name)
+    if module is None or (module is not wanted and name is not wanted):
+        raise ValueError(f"by_value: the module {name!r} is not imported here; import it before it is to be sent")
+    if top == "cluster":
+        raise ValueError(f"by_value: {name!r} is of Ganger itself, which each node has")
+    if top in sys.stdlib_module_names:
+        raise ValueError(f"by_value: {name!r} is of Python itself, which each node has")
+    if _is_compiled(module):
+        raise ValueError(f"by_value: {name!r} is compiled ({module.__file__}), there is no Python code to send;"
+                         " install it on the nodes")  # fmt: skip
+    return name
+
+
+def _is_compiled(module: object) -> bool:
+    return isinstance(getattr(module, "__loader__", None), ExtensionFileLoader)
+
+
+class ByValue:
+    """Whose functions and classes travel by value: those of ``__main__``, and of the named modules and theirs.
+
+    What a named package has that is compiled goes by reference all the same.
+    """
+
+    __slots__ = ("_inner", "_marks", "_names", "kept")
+
+    def __init__(self, names: tuple[str, ...] = ()) -> None:
+        self._names = frozenset(names)
+        self._inner = tuple(f"{name}." for name in names)
+        self._marks = tuple(name.encode() for name in names)
+        self.kept: dict[int, _Kept] = {}
+        """By ``id`` of the function, which is sound as long as its weak reference is alive; bounded."""
+
+    def named_in(self, pickled: bytes) -> bool:
+        """Whether the bytes name a module, beside ``__main__``, of which the worker shall need nothing."""
+        return any(mark in pickled for mark in self._marks)
+
+    def covers(self, module: Any) -> bool:
+        """Whether the module of that name is one of them, beside ``__main__``."""
+        if type(module) is not str or not (module in self._names or module.startswith(self._inner)):
+            return False
+        return not _is_compiled(sys.modules.get(module))
+
+
+_MAIN_ONLY = ByValue()
 
 
 # --------------------------------------------------------------------------------- values to bytes
@@ -62,12 +138,13 @@ class LargePayload:
     The parts may be views of the caller's own buffers: see ``snapshot`` of :func:`pack_call`.
     """
 
-    __slots__ = ("_starts", "parts", "sha", "size")
+    __slots__ = ("_starts", "holds_code", "parts", "sha", "size")
 
-    def __init__(self, parts: list[bytes | memoryview], sha: bytes, size: int) -> None:
+    def __init__(self, parts: list[bytes | memoryview], sha: bytes, size: int, holds_code: bool = False) -> None:
         self.parts = parts
         self.sha = sha
         self.size = size
+        self.holds_code = holds_code
         self._starts = []
         start = 0
         for part in parts:
@@ -105,7 +182,7 @@ def _wants_by_value() -> bool:
     return bool(listed and listed())
 
 
-def _plainly_pickled(value: Any, outside: _Outside | None = None) -> bytes | None:
+def _plainly_pickled(value: Any, by_value: ByValue, outside: _Outside | None = None) -> bytes | None:
     """Its pickle, or None where only cloudpickle will do."""
     if _wants_by_value():
         return None
@@ -113,26 +190,36 @@ def _plainly_pickled(value: Any, outside: _Outside | None = None) -> bytes | Non
         data = _dumps(value, 5, buffer_callback=outside)
     except Exception:
         return None  # cloudpickle knows more; and if it does not, it says why
-    return None if _MAIN in data else data
+    return None if _MAIN in data or (by_value is not _MAIN_ONLY and by_value.named_in(data)) else data
 
 
-def _cloudpickled(value: Any, outside: _Outside | None = None) -> bytes:
-    import cloudpickle
+def _cloudpickled(value: Any, by_value: ByValue, outside: _Outside | None = None) -> bytes:
+    """Its pickle, marked if there is code in it."""
+    from cluster.by_value import CodePickler
 
     if outside is not None:
         outside.clear()
-    data: bytes = cloudpickle.dumps(value, protocol=5, buffer_callback=outside)
-    return data
+    file = io.BytesIO()
+    file.write(_CODE_MARK)
+    CodePickler(file, outside, by_value.covers).dump(value)
+    data = file.getvalue()
+    # What makes functions and classes out of code is named by where it is.
+    return data if b"cloudpickle" in data else data[len(_CODE_MARK) :]
 
 
-def _pickled(value: Any, outside: _Outside | None = None) -> bytes:
-    data = _plainly_pickled(value, outside)
-    return _cloudpickled(value, outside) if data is None else data
+def _pickled(value: Any, by_value: ByValue, outside: _Outside | None = None) -> bytes:
+    data = _plainly_pickled(value, by_value, outside)
+    return _cloudpickled(value, by_value, outside) if data is None else data
 
 
-def _pack(value: Any, what: str, max_bytes: int, snapshot: bool) -> bytes | LargePayload:
+def holds_code(packed: bytes | LargePayload) -> bool:
+    """Whether what was packed can be unpacked by this minor version of Python only."""
+    return packed[0] != _PICKLE_MARK if type(packed) is bytes else packed.holds_code  # type: ignore[union-attr]
+
+
+def _pack(value: Any, what: str, by_value: ByValue, max_bytes: int, snapshot: bool) -> bytes | LargePayload:
     outside = _Outside()
-    data = _pickled(value, outside)
+    data = _pickled(value, by_value, outside)
     if len(data) <= INLINE_BYTES and not outside:
         if len(data) > max_bytes:
             raise _too_large(what, len(data), max_bytes)
@@ -155,7 +242,7 @@ def _pack(value: Any, what: str, max_bytes: int, snapshot: bool) -> bytes | Larg
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part)
-    return LargePayload(parts, sha.digest(), size)
+    return LargePayload(parts, sha.digest(), size, holds_code(data))
 
 
 def _too_large(what: str, size: int, max_bytes: int) -> errors.TooLarge:
@@ -163,7 +250,12 @@ def _too_large(what: str, size: int, max_bytes: int) -> errors.TooLarge:
 
 
 def pack_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], *, max_bytes: int = MAX_BLOB_BYTES, snapshot: bool = True
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    by_value: ByValue = _MAIN_ONLY,
+    max_bytes: int = MAX_BLOB_BYTES,
+    snapshot: bool = True,
 ) -> bytes | LargePayload:
     """Arguments as bytes: at most ``INLINE_BYTES`` of them, or a :class:`LargePayload`.
 
@@ -173,22 +265,59 @@ def pack_call(
     Raises ``SerializationError``, which names the argument that cannot be pickled, and ``TooLarge``.
     """
     try:
-        return _pack((args, kwargs), "the arguments take", max_bytes, snapshot)
+        return _pack((args, kwargs), "the arguments take", by_value, max_bytes, snapshot)
     except errors.TooLarge:
         raise
     except Exception as e:
-        raise errors.SerializationError(_culprit(args, kwargs, e)) from e
+        named = [(f"argument {i}", value) for i, value in enumerate(args, 1)]
+        named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+        text = _culprit(named, by_value) or f"the arguments cannot be pickled together: {_said(e)}"
+        raise errors.SerializationError(text) from e
 
 
-def _culprit(args: tuple[Any, ...], kwargs: dict[str, Any], reason: Exception) -> str:
-    named = [(f"argument {i}", value) for i, value in enumerate(args, 1)]
-    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+def _culprit(named: Iterable[tuple[str, Any]], by_value: ByValue) -> str:
+    """Which of some named values cannot be pickled, and why; empty if each can."""
     for name, value in named:
         try:
-            _pickled(value)
+            _pickled(value, by_value)
         except Exception as e:
-            return f"{name} ({_class_name(type(value))}) cannot be pickled: {_said(e)}"
-    return f"the arguments cannot be pickled together: {_said(reason)}"
+            return f"{name} ({_class_name(type(value))}) cannot be pickled: {_said(e)}{_within(value, by_value)}"
+    return ""
+
+
+_WITHIN_MAX = 8
+"""How deep is looked for what in a function, or in one that it calls, is at fault."""
+
+
+def _within(fn: Any, by_value: ByValue, depth: int = 0) -> str:
+    """What of a function that goes by value cannot be pickled."""
+    while isinstance(fn, functools.partial | types.MethodType):
+        fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
+    if not isinstance(fn, types.FunctionType):
+        return ""
+    code = fn.__code__
+    uses = [(f"its global {name!r}", fn.__globals__.get(name, 0)) for name in dict.fromkeys(_names(code))]
+    for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=False):
+        try:
+            uses.append((f"its closed-over {name!r}", cell.cell_contents))
+        except ValueError:
+            continue
+    uses += [("a default of it", value) for value in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values())]
+    for name, value in uses:
+        try:
+            if value is not fn:
+                _pickled(value, by_value)
+        except Exception:
+            deeper = _within(value, by_value, depth + 1) if depth < _WITHIN_MAX else ""
+            return f"; the cause is {name} ({_class_name(type(value))}){deeper}"
+    return ""
+
+
+def _in_place_of(value: Any) -> str:
+    """What a job may return in place of what no process can send to another."""
+    if isinstance(value, types.GeneratorType | types.AsyncGeneratorType):
+        return "; let the function return a list of what it yields"
+    return ""
 
 
 def pack_result(value: Any, *, max_bytes: int = MAX_BLOB_BYTES) -> bytes | LargePayload:
@@ -197,11 +326,11 @@ def pack_result(value: Any, *, max_bytes: int = MAX_BLOB_BYTES) -> bytes | Large
     Raises ``SerializationError`` and ``TooLarge``.
     """
     try:
-        return _pack(value, "the result takes", max_bytes, False)
+        return _pack(value, "the result takes", _MAIN_ONLY, max_bytes, False)
     except errors.TooLarge:
         raise
     except Exception as e:
-        text = f"the result ({_class_name(type(value))}) cannot be pickled: {_said(e)}"
+        text = f"the result ({_class_name(type(value))}) cannot be pickled: {_said(e)}{_in_place_of(value)}"
         raise errors.SerializationError(text) from e
 
 
@@ -214,21 +343,26 @@ def unpack_call(buffer: Buffer, node: str = "") -> tuple[tuple[Any, ...], dict[s
         args, kwargs = _unpack(buffer)
         return args, kwargs
     except Exception as e:
-        raise errors.SerializationError(f"the arguments cannot be unpickled: {_missing(e, node)}") from e
+        raise errors.SerializationError(f"the arguments cannot be unpickled: {_why_not(e, node)}") from e
 
 
 def unpack_result(buffer: Buffer) -> Any:
-    """A result from bytes. Raises ``SerializationError``, as where its class cannot be imported here."""
+    """A result from bytes. Raises ``SerializationError``, as where its class cannot be imported here.
+
+    Classes that are at home here stay as they are, whatever became of them in the job.
+    """
     try:
-        return _unpack(buffer)
+        return _unpack(buffer, at_home=True)
     except Exception as e:
-        raise errors.SerializationError(f"the result cannot be unpickled: {_missing(e)}") from e
+        raise errors.SerializationError(f"the result cannot be unpickled: {_why_not(e)}") from e
 
 
-def _unpack(buffer: Buffer) -> Any:
+def _unpack(buffer: Buffer, at_home: bool = False) -> Any:
     if buffer[0] == _PICKLE_MARK:
         return _loads(buffer)
     view = memoryview(buffer)
+    if view[:4] == _CODE:
+        return _code_loaded(view, None, at_home)
     if view[:4] != _MAGIC:
         raise ValueError("the bytes are no payload")
     if view.readonly:
@@ -243,13 +377,54 @@ def _unpack(buffer: Buffer) -> Any:
         at += length
     if at != len(view):
         raise ValueError(f"the payload has {len(view)} bytes where its header promises {at}")
+    if sections[0][:4] == _CODE:
+        return _code_loaded(sections[0], sections[1:], at_home)
     return _loads(sections[0], buffers=sections[1:])
 
 
-def _missing(e: Exception, node: str = "") -> str:
+class _OtherPython(Exception):
+    """A pickle holds code of another minor version of Python, which may do anything in this one."""
+
+
+def _code_loaded(marked: memoryview, buffers: list[memoryview] | None, at_home: bool) -> Any:
+    if marked[: len(_CODE_MARK)] != _CODE_MARK:
+        made, here = (".".join(map(str, bytes(mark[4:6]))) for mark in (marked, _CODE_MARK))
+        raise _OtherPython(
+            f"it holds functions or classes by value, as Python {made} has them, and this is Python {here};"
+            " run both on one version, or pass plain values and what can be imported on both sides"
+        )
+    from cluster.by_value import CodeUnpickler
+
+    return CodeUnpickler(io.BytesIO(marked[len(_CODE_MARK) :]), buffers, at_home).load()
+
+
+def class_states_set() -> int:
+    """Grows with each class that a pickle changed here: what was loaded before may not see its own class any more."""
+    loaded = sys.modules.get("cluster.by_value")
+    return loaded.states_set() if loaded is not None else 0
+
+
+def missing_module(e: ModuleNotFoundError, node: str, in_job: bool = False) -> str:
+    """Where a module is missing, and what to do. ``in_job``: it is the function that imports it."""
+    text = f"the module {e.name!r} cannot be imported {f'on node {node}' if node else 'here'}"
+    top = (e.name or "").partition(".")[0]
+    if not node or top in sys.stdlib_module_names:
+        return text
+    how = "import it outside of the function and send it along" if in_job else "send it along with the job"
+    return f"{text}; install it there, or {how}: client.options(by_value=[{top!r}])"
+
+
+def _why_not(e: Exception, node: str = "") -> str:
+    if isinstance(e, _OtherPython):
+        return str(e)
     if isinstance(e, ModuleNotFoundError) and e.name:
-        return f"the module {e.name!r} cannot be imported" + (f" on node {node}" if node else "")
-    return _said(e)
+        return missing_module(e, node)
+    text = _said(e)
+    if node and isinstance(e, AttributeError) and "Can't get attribute" in text:
+        if "<module '__main__'" in text:
+            return f"{text}: it goes by its name in the script, which node {node} does not run"
+        return f"{text}: the module on node {node} is another than here, or was imported there before it was changed"
+    return text
 
 
 # --------------------------------------------------------------------------------- functions
@@ -263,41 +438,42 @@ class PackedFunction(NamedTuple):
     """Pickle of a reference, or of the function itself where ``by_value``."""
 
 
-def pack_function(fn: Callable[..., Any], *, max_bytes: int = MAX_BLOB_BYTES) -> PackedFunction:
+def pack_function(
+    fn: Callable[..., Any], *, by_value: ByValue = _MAIN_ONLY, max_bytes: int = MAX_BLOB_BYTES
+) -> PackedFunction:
     """A callable as bytes; by value where the worker could not import it.
 
     By-value bytes are never stale: they are kept only for functions whose every ingredient is watched (see
     :class:`_Recipe`), and made anew whenever one has changed. Raises ``SerializationError`` and ``TooLarge``.
     """
-    entry = _kept.get(id(fn))
+    entry = by_value.kept.get(id(fn))
     if entry is not None and entry.function() is fn and entry.fresh(fn):
         return entry.packed
     if not callable(fn):
         raise TypeError(f"{_class_name(type(fn))} is not callable")
     name = _callable_name(fn)
-    recipe = _recipe(fn)  # before pickling: a change between the two must not be overlooked
+    recipe = _recipe(fn, by_value)  # before pickling: a change between the two must not be overlooked
     try:
-        plain = _plainly_pickled(fn)
-        code = _cloudpickled(fn) if plain is None else plain
+        code = _pickled(fn, by_value)
     except Exception as e:
-        raise errors.SerializationError(f"the function {name} cannot be pickled: {_said(e)}") from e
+        why = f"{_said(e)}{_within(fn, by_value)}"
+        raise errors.SerializationError(f"the function {name} cannot be pickled: {why}") from e
     if len(code) > max_bytes:
         raise _too_large(f"the function {name} takes", len(code), max_bytes)
-    by_value = plain is None or len(code) > REFERENCE_BYTES
-    packed = PackedFunction(name, by_value, code)
-    if by_value and recipe is not None:
-        _keep(fn, _ByValue, packed, recipe)
-    elif not by_value and type(fn) in _REFERRED and _reference(fn):
-        _keep(fn, _ByReference, packed, None)
+    packed = PackedFunction(name, holds_code(code) or len(code) > REFERENCE_BYTES, code)
+    if packed.by_value and recipe is not None:
+        _keep(fn, by_value, _ByValue, packed, recipe)
+    elif not packed.by_value and type(fn) in _REFERRED and _reference(fn):
+        _keep(fn, by_value, _ByReference, packed, None)
     return packed
 
 
 def load_function(code: Buffer, node: str = "") -> Callable[..., Any]:
     """The callable, in a worker. ``SerializationError`` names a module that ``node`` does not have."""
     try:
-        fn = _loads(code)
+        fn = _unpack(code) if code[:4] == _CODE else _loads(code)
     except Exception as e:
-        raise errors.SerializationError(f"the function cannot be loaded: {_missing(e, node)}") from e
+        raise errors.SerializationError(f"the function cannot be loaded: {_why_not(e, node)}") from e
     if not callable(fn):
         raise errors.SerializationError(f"the function is no callable but of {_class_name(type(fn))}")
     return fn  # type: ignore[no-any-return]
@@ -424,9 +600,10 @@ class _Recipe:
     are not.
     """
 
-    __slots__ = ("_references", "_seen", "_stamp", "watches")
+    __slots__ = ("_covers", "_references", "_seen", "_stamp", "watches")
 
-    def __init__(self, fn: types.FunctionType) -> None:
+    def __init__(self, fn: types.FunctionType, by_value: ByValue) -> None:
+        self._covers = by_value.covers
         self.watches: list[_Watch] = []
         self._references: list[tuple[str, str, Any]] = []
         self._seen: set[int] = set()
@@ -483,12 +660,12 @@ class _Recipe:
             return True
         if type(value) is types.ModuleType:
             name = value.__name__
-            if name == "__main__" or sys.modules.get(name) is not value:
+            if name == "__main__" or self._covers(name) or sys.modules.get(name) is not value:
                 raise _Uncertain
             if getattr(value, "__package__", None):
                 self._stamp = _modules_stamp()
             return True
-        if isinstance(value, _REFERRED) and _reference(value):
+        if isinstance(value, _REFERRED) and _reference(value) and not self._covers(value.__module__):
             if value.__module__ != "builtins":
                 self._references.append((value.__module__, value.__qualname__, value))
             return True
@@ -497,8 +674,12 @@ class _Recipe:
     def _by_value(self, value: Any) -> None:
         if type(value) is not types.FunctionType:
             raise _Uncertain
-        # for these alone is it sure that no import can find them, now or later
-        if value.__module__ != "__main__" and not {"<locals>", "<lambda>"} & set(value.__qualname__.split(".")):
+        # for these alone is it sure that no import can find them, now or later, or that none is wanted
+        if (
+            value.__module__ != "__main__"
+            and not self._covers(value.__module__)
+            and not {"<locals>", "<lambda>"} & set(value.__qualname__.split("."))
+        ):
             raise _Uncertain
         self._add(value)
 
@@ -518,11 +699,13 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(const)
 
 
-def _recipe(fn: Any) -> _Recipe | None:
-    if type(fn) is not types.FunctionType or _reference(fn) or _wants_by_value():
+def _recipe(fn: Any, by_value: ByValue) -> _Recipe | None:
+    if type(fn) is not types.FunctionType or _wants_by_value():
+        return None
+    if _reference(fn) and not by_value.covers(fn.__module__):
         return None
     try:
-        return _Recipe(fn)
+        return _Recipe(fn, by_value)
     except Exception:  # _Uncertain, or whatever odd attributes of user objects raise
         return None
 
@@ -554,21 +737,17 @@ class _ByValue(_Kept):
         return self.recipe.fresh() and not _wants_by_value()
 
 
-_kept: dict[int, _Kept] = {}
-"""By ``id`` of the function, which is sound as long as its weak reference is alive; bounded."""
-
-
-def _keep(fn: Any, kind: type[_Kept], packed: PackedFunction, recipe: _Recipe | None) -> None:
-    key = id(fn)
+def _keep(fn: Any, by_value: ByValue, kind: type[_Kept], packed: PackedFunction, recipe: _Recipe | None) -> None:
+    key, kept = id(fn), by_value.kept
 
     def forget(ref: weakref.ref[Any]) -> None:
-        entry = _kept.get(key)
+        entry = kept.get(key)
         if entry is not None and entry.function is ref:
-            del _kept[key]
+            del kept[key]
 
-    if len(_kept) >= _KEPT_MAX:
-        _kept.clear()
-    _kept[key] = kind(weakref.ref(fn, forget), packed, recipe)
+    if len(kept) >= _KEPT_MAX:
+        kept.clear()
+    kept[key] = kind(weakref.ref(fn, forget), packed, recipe)
 
 
 # --------------------------------------------------------------------------------- failures
@@ -620,7 +799,10 @@ class _Remade:
     """Stands for an exception whose own pickle does not load: it is remade without its ``__init__``."""
 
     def __init__(self, exc: BaseException) -> None:
-        self.parts = (type(exc), exc.args, exc.__dict__)
+        args = exc.args
+        if isinstance(exc, BaseExceptionGroup):
+            args = (exc.message, [_loadable(inner) for inner in exc.exceptions])
+        self.parts = (type(exc), args, exc.__dict__)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remake, self.parts
@@ -633,16 +815,24 @@ def _remake(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, An
     return exc
 
 
-def _pickled_exception(exc: BaseException) -> bytes:
-    """Its pickle or nothing. Tried here: many load only if their ``__init__`` takes what it passed on."""
-    for candidate in (exc, _Remade(exc)):
-        try:
-            data = _pickled(candidate)
-            if len(data) <= EXCEPTION_BYTES and type(_loads(data)) is type(exc):
-                return data
-        except BaseException:  # user code ran: even SystemExit may come out of it
-            pass
+def _loadable(exc: BaseException) -> BaseException | _Remade:
+    return exc if _loads_again(exc, exc) else _Remade(exc)
+
+
+def _loads_again(candidate: BaseException | _Remade, exc: BaseException) -> bytes:
+    """The pickle, if it loads as what it shall be. Tried here: user code runs, so even ``SystemExit`` may come."""
+    try:
+        data = _pickled(candidate, _MAIN_ONLY)
+        if len(data) <= EXCEPTION_BYTES and type(_unpack(data, at_home=True)) is type(exc):
+            return data
+    except BaseException:
+        pass
     return b""
+
+
+def _pickled_exception(exc: BaseException) -> bytes:
+    """Its pickle or nothing: many load only if their ``__init__`` takes what it passed on."""
+    return _loads_again(exc, exc) or _loads_again(_Remade(exc), exc)
 
 
 def pack_failure(exc: BaseException, hide: Collection[str] = ()) -> Failure:
@@ -691,7 +881,8 @@ def unpack_failure(failure: Failure) -> BaseException:
     why = "it could not be pickled there, or is too large"
     if failure.pickle:
         try:
-            exc = _loads(failure.pickle)
+            raw = failure.pickle
+            exc = _unpack(raw, at_home=True) if raw[:4] == _CODE else _loads(raw)
             if not isinstance(exc, BaseException):
                 why = f"its pickle holds something else, of {_class_name(type(exc))}"
             elif not isinstance(exc, Exception) or isinstance(exc, _NEVER_DELIVERED):
@@ -700,7 +891,7 @@ def unpack_failure(failure: Failure) -> BaseException:
                 exc.__cause__ = cause
                 return exc
         except BaseException as e:
-            why = f"it cannot be unpickled here: {_missing(e) if isinstance(e, Exception) else _said(e)}"
+            why = f"it cannot be unpickled here: {_why_not(e) if isinstance(e, Exception) else _said(e)}"
     text = f"{failure.kind}: {failure.text}" if failure.text else failure.kind
     error = errors.RemoteError(text, failure.kind, failure.traceback)
     error.add_note(f"not raised as {failure.kind}: {_fit(why)}")
@@ -709,9 +900,14 @@ def unpack_failure(failure: Failure) -> BaseException:
 
 
 __all__ = (
+    "ByValue",
     "LargePayload",
     "PackedFunction",
+    "by_value_names",
+    "class_states_set",
+    "holds_code",
     "load_function",
+    "missing_module",
     "pack_call",
     "pack_error",
     "pack_failure",

@@ -26,6 +26,7 @@ from cluster.config import (
     HELLO_RETRY_S,
     LINK_HOLDS_S,
     LINK_PAUSE_S,
+    SILENCE_WORD_S,
     Times,
 )
 from cluster.messages import Heartbeat, Message, Pulse, Refusal, Resync, Welcome
@@ -105,6 +106,9 @@ class Dialer:
         self._hasty = 0
         """Links in a row that broke as soon as they stood."""
         self._spoke_at = 0.0
+        self._silent_since: float | None = None
+        """Beginning of a silence that people were told of."""
+        self._back_after_s: float | None = None
 
     # -- what the actor passes on -------------------------------------------------------------------
 
@@ -129,6 +133,8 @@ class Dialer:
             self.heard_at += seconds
         if self._asked_at is not None:
             self._asked_at += seconds
+        if self._silent_since is not None:
+            self._silent_since += seconds
 
     def receive(self, header: Header, message: Message, now: float) -> tuple[Message | None, list[Send]]:
         """The message if it is next in order (``Welcome`` and ``Refusal`` included), and what to send for it."""
@@ -158,6 +164,9 @@ class Dialer:
             self._retry_s = HELLO_RETRY_S
             self.epoch = message.epoch
             self.times = Times(heartbeat_s=message.heartbeat_s, lease_s=message.lease_s)
+        if self._silent_since is not None:
+            self._back_after_s = now - self._silent_since
+            self._silent_since = None
         return message, []
 
     # -- what the actor asks ------------------------------------------------------------------------
@@ -224,3 +233,29 @@ class Dialer:
     def unheard_s(self, now: float) -> float:
         """How long the coordinator has been silent, or unreachable."""
         return 0.0 if self.heard_at is None else now - self.heard_at
+
+    # -- what people are told of it -----------------------------------------------------------------
+
+    def word_due(self, waited_from: float = -math.inf) -> float | None:
+        """When people should be told of the silence, if it lasts; ``waited_from``: nobody waited for a word before."""
+        if self._silent_since is not None or self.heard_at is None:
+            return None
+        return max(self.heard_at, waited_from) + max(SILENCE_WORD_S, 2 * self.times.heartbeat_s)
+
+    def silence(self, now: float, waited_from: float = -math.inf) -> float | None:
+        """Seconds of a silence that people should be told of now; each once."""
+        due = self.word_due(waited_from)
+        if due is None or now < due:
+            return None
+        self._silent_since = self.heard_at
+        return self.unheard_s(now)
+
+    def silence_ended(self) -> float | None:
+        """Length of a silence that people were told of and that is over; each once."""
+        seconds, self._back_after_s = self._back_after_s, None
+        return seconds
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether the transport says so; silence on it is another matter."""
+        return self._connected

@@ -83,6 +83,10 @@ class Self:
     version: str
     slots: int
     labels: dict[str, str]
+    previous: bytes = b""
+    """Session of the last life in the same directory that was welcomed."""
+    lock: str = ""
+    """Names the lock held on that directory, as in ``NodeHello``."""
 
 
 class Agent:
@@ -113,6 +117,7 @@ class Agent:
     def turn(self, events: Sequence[Any], now: Now) -> Turn:
         self._turn = Turn()
         self._now = now.mono
+        self._dialer.born(now.mono)
         drained = False
         for event in events:
             match event:
@@ -143,8 +148,6 @@ class Agent:
                 case Connected():
                     self._do(*self._dialer.connected(now.mono))
                 case Disconnected():
-                    if self._dialer.up:
-                        self._fact("link_down", reason="the connection is closed")
                     self._dialer.disconnected()
                 case Rejected():
                     self._do(Stop(event.reason, error=True))
@@ -165,11 +168,14 @@ class Agent:
             self._do(*self._outgoing.duties())
         if drained:
             self._judge()
+        seconds = self._dialer.silence_ended()
+        if seconds is not None:
+            self._fact("link_back", seconds=seconds)
         return self._turn
 
     def deadline(self) -> float | None:
         beat = self._dialer.deadline(self._dialer.times.heartbeat_s)
-        times = [] if beat is None else [beat]
+        times = [t for t in (beat, self._dialer.word_due()) if t is not None]
         for slot in self._slots:
             if len(slot.given) > 1 and not slot.recalling:
                 times.append(slot.moved_at + self._limits.stuck_s)
@@ -201,6 +207,8 @@ class Agent:
             me.version,
             me.name,
             me.incarnation,
+            me.previous,
+            me.lock,
             me.host,
             me.pid,
             me.python,
@@ -667,6 +675,10 @@ class Agent:
             self._send(Bye(self._leaving))
             self._do(Stop(self._leaving))
             return
+        seconds = self._dialer.silence(self._now)
+        if seconds is not None:
+            answers = "it does not answer" if self._dialer.has_connection else "there is no connection"
+            self._fact("link_down", seconds=seconds, reason=answers)
         self._do(*self._dialer.due(self._now, lambda: Heartbeat(self._vitals), self._dialer.times.heartbeat_s))
 
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cluster.facts import Fact
 from cluster.host import Host, Lifeline, Mailbox, Source, raise_file_limit
 from cluster.keys import ConnectionFile, home_dir
 from cluster.logs import FactLog
+from cluster.packages import own_version
 from cluster.transport import Dial
 from node.agent import Agent, LeaveWished, Self
 from node.events import Give, KillWorker, Recall, SpawnWorker
@@ -43,14 +44,17 @@ class Settings:
     slots: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     labels: dict[str, str] = field(default_factory=dict)
     directory: Path | None = None
-    """Keeps the incarnation; default ``~/.ganger/nodes/<name>``."""
+    """Keeps the node's lives apart (``Life``); default ``~/.ganger/nodes/<name>``."""
     transport: str = "auto"
     ready_fd: int | None = None
     lifeline_fd: int | None = None
 
 
 class Life:
-    """The agent's directory: locked, and with a number that rises with every start."""
+    """The agent's directory: locked, with a number that rises with every start, and the last life that was welcomed.
+
+    A copy of the directory has the same number and remembers the same life; the lock is its own.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,17 +66,40 @@ class Life:
             raise ConfigError(
                 f"another agent uses {directory}: give this one another --name, or another --directory"
             ) from None
-        path = directory / "incarnation"
+        self._path = directory / "life"
         try:
-            self.incarnation = int(path.read_text()) + 1 if path.exists() else 1
+            text = self._path.read_text("ascii") if self._path.exists() else "0"
+            number, _, session = text.strip().partition(" ")
+            self.incarnation = int(number) + 1
+            self.previous = bytes.fromhex(session)
         except ValueError:
-            raise ConfigError(f"{path} does not hold a number; remove {directory} to start anew") from None
-        fresh = path.with_suffix(".new")
+            self.close()
+            raise ConfigError(
+                f"{self._path} does not hold a number and a session; remove {directory} to start anew"
+            ) from None
+        self._keep(self.previous)
+
+    @property
+    def lock(self) -> str:
+        """Names the lock: no two processes that run at once, here or elsewhere, hold locks of one name."""
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        except OSError:
+            return ""
+        found = os.fstat(self._lock)
+        return f"{boot} {found.st_dev}:{found.st_ino}"
+
+    def welcomed(self, session: bytes) -> None:
+        """The coordinator knows this life by that session: the next one names it."""
+        self._keep(session)
+
+    def _keep(self, session: bytes) -> None:
+        fresh = self._path.with_suffix(".new")
         with open(fresh, "w", encoding="ascii") as out:
-            out.write(f"{self.incarnation}\n")
+            out.write(f"{self.incarnation} {session.hex()}\n")
             out.flush()
             os.fsync(out.fileno())
-        os.replace(fresh, path)
+        os.replace(fresh, self._path)
 
     def close(self) -> None:
         os.close(self._lock)
@@ -98,22 +125,27 @@ def run(settings: Settings) -> Stop:
         session=secrets.token_bytes(8),
         name=settings.name,
         incarnation=life.incarnation,
-        host=socket.gethostname(),
+        previous=life.previous,
+        lock=life.lock,
+        host=_host(address),
         pid=os.getpid(),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
-        version=version("ganger"),
+        version=own_version(),
         slots=settings.slots,
         labels=settings.labels,
     )
     ready_fd = settings.ready_fd
+    welcomed = False
 
     def facts(facts: list[Fact]) -> None:
-        nonlocal ready_fd
+        nonlocal welcomed
         log(facts)
-        if ready_fd is not None and any(f.kind == "registered" for f in facts):
-            os.write(ready_fd, json.dumps({"pid": me.pid, "name": me.name}).encode() + b"\n")
-            os.close(ready_fd)
-            ready_fd = None
+        if not welcomed and any(f.kind == "registered" for f in facts):
+            welcomed = True
+            life.welcomed(me.session)
+            if ready_fd is not None:
+                os.write(ready_fd, json.dumps({"pid": me.pid, "name": me.name}).encode() + b"\n")
+                os.close(ready_fd)
 
     try:
         sources: list[Source] = [_Polled(pool), dial, blobs, mailbox, Vitals()]
@@ -135,6 +167,22 @@ def run(settings: Settings) -> Stop:
     if stop.error:
         raise Refused(stop.reason)
     return stop
+
+
+def _host(address: str) -> str:
+    """This host for people: its name, and the address by which it reaches a coordinator on another one."""
+    name = socket.gethostname()
+    if not address.startswith("tcp://"):
+        return name
+    there, _, port = address.removeprefix("tcp://").rpartition(":")
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(there.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(target)  # nothing is sent
+            here = str(probe.getsockname()[0])
+    except OSError:
+        return name
+    return name if ip_address(here).is_loopback else f"{name} ({here})"
 
 
 class _Polled:

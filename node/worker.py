@@ -17,6 +17,7 @@ import builtins
 import ctypes
 import faulthandler
 import importlib.machinery
+import importlib.util
 import io
 import mmap
 import os
@@ -28,7 +29,6 @@ import time
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
 from typing import Any, NamedTuple, NoReturn
 
 import msgpack
@@ -79,6 +79,13 @@ class Start(NamedTuple):
         return Start(int(a), int(b), int(c), int(d), int(e), blob_dir, node)
 
 
+class _Loaded(NamedTuple):
+    function: Callable[..., Any]
+    states_set: int | None
+    """For a function that came with classes of its own: when they were as it brought them. Other pickles may
+    have changed these very classes since, and then it must be loaded anew."""
+
+
 def part_path(blob_dir: str, pid: int, token: int | str) -> str:
     """Where a worker writes the large result of one attempt. The pool names it when it reads the answer.
 
@@ -95,7 +102,7 @@ class Worker:
         self._blob_dir = start.blob_dir
         self._max_blob_bytes = start.max_blob_bytes
         self._pid = os.getpid()
-        self._functions: OrderedDict[tuple[bool, bytes], Callable[..., Any]] = OrderedDict()
+        self._functions: OrderedDict[tuple[bool, bytes], _Loaded] = OrderedDict()
         self._in_user_code = False
         self._hidden = {Worker._run.__code__.co_filename, payload.__file__}
         """Files whose frames the user need not see at the top of a traceback."""
@@ -138,6 +145,8 @@ class Worker:
         except BaseException as e:
             self._in_user_code = False
             self._note(token, ANSWERING)
+            if isinstance(e, ModuleNotFoundError) and e.name:
+                e.add_note(payload.missing_module(e, self._node, in_job=True))
             return self._failed(e, ours=False)
         self._note(token, ANSWERING)
         if os.getpid() != self._pid:
@@ -166,18 +175,20 @@ class Worker:
 
     def _function(self, by_value: bool, code: bytes) -> Callable[..., Any]:
         key = by_value, code
-        fn = self._functions.get(key)
-        if fn is not None:
+        kept = self._functions.get(key)
+        if kept is not None and kept.states_set in (None, payload.class_states_set()):
             self._functions.move_to_end(key)
-            return fn
+            return kept.function
         pickled = code
         if by_value:
             with open(self._blob_path(code), "rb") as file:
                 pickled = file.read()
+        before = payload.class_states_set()
         fn = payload.load_function(pickled, self._node)
+        after = payload.class_states_set()
         if len(self._functions) >= _CACHED_FUNCTIONS:
             self._functions.popitem(last=False)
-        self._functions[key] = fn
+        self._functions[key] = _Loaded(fn, after if after != before else None)
         return fn
 
     def _finish(self, coroutine: types.CoroutineType[Any, Any, Any]) -> Any:
@@ -231,19 +242,33 @@ def _leave(exc: BaseException | None) -> NoReturn:
         os._exit(code & 0xFF)
 
 
-class _NotOurs(MetaPathFinder):
-    """Finds ``node`` and ``scheduler`` of the user, past ours."""
+class _NotOurs(importlib.machinery.FileFinder):
+    """Finds modules in one directory as usual, but for our ``node`` and ``scheduler``: those of the user it does."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in ("node", "scheduler"):
-            return None
-        for entry in sys.path:
-            spec = importlib.machinery.PathFinder.find_spec(fullname, [entry])
-            if spec is not None and spec.origin != os.path.join(_ROOT, fullname, "__init__.py"):
-                return spec
-        raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+    def find_spec(self, fullname: str, target: types.ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+        spec = super().find_spec(fullname, target)
+        if fullname not in ("node", "scheduler") or spec is None or not self._is_ours(spec):
+            return spec
+        for kind, suffixes in _LOADERS:  # the package stands before a file of the same name
+            for suffix in suffixes:
+                file = os.path.join(self.path, fullname + suffix)
+                if os.path.isfile(file):
+                    return importlib.util.spec_from_file_location(fullname, file, loader=kind(fullname, file))
+        return None
+
+    def _is_ours(self, spec: importlib.machinery.ModuleSpec) -> bool:
+        """A package beside which the other two lie is of a Ganger, be it this one or another copy."""
+        return spec.submodule_search_locations is not None and all(
+            os.path.isfile(os.path.join(self.path, *file)) for file in _OUR_FILES
+        )
+
+
+_OUR_FILES = (("cluster", "payload.py"), ("scheduler", "coordinator.py"), ("node", "worker.py"))
+_LOADERS: tuple[tuple[Any, list[str]], ...] = (
+    (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
+    (importlib.machinery.SourceFileLoader, importlib.machinery.SOURCE_SUFFIXES),
+    (importlib.machinery.SourcelessFileLoader, importlib.machinery.BYTECODE_SUFFIXES),
+)
 
 
 def _clear_the_stage() -> None:
@@ -255,7 +280,8 @@ def _clear_the_stage() -> None:
     main.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = main
     sys.argv = [""]
-    sys.meta_path.insert(0, _NotOurs())
+    sys.path_hooks.insert(-1, _NotOurs.path_hook(*_LOADERS))  # before Python's own for directories
+    sys.path_importer_cache.clear()
 
 
 def _tie_to(parent: int) -> None:

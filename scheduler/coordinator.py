@@ -53,7 +53,7 @@ from cluster.messages import (
     Welcome,
 )
 from cluster.session import Link, Verdict
-from scheduler import answers
+from scheduler import answers, names
 from scheduler.assigning import Batch
 from scheduler.clients import Client, Clients, Owed
 from scheduler.exchange import Exchange
@@ -64,6 +64,7 @@ from scheduler.placement import Chance, choose, prefill
 from scheduler.ready_queue import ReadyQueue
 from scheduler.retries import after_lost_node
 from scheduler.roster import Node, Roster
+from scheduler.waiting import WaitingJobs
 
 ACCEPT_EVERY = 1_000
 """...and no longer than so many jobs."""
@@ -94,6 +95,7 @@ class Coordinator:
         self._ready = ReadyQueue()
         self._clients = Clients()
         self._roster = Roster()
+        self._waiting = WaitingJobs()
         self._exchange = Exchange()
         self._routes: dict[bytes, Peer] = {}
         self._token = first_token(epoch)
@@ -104,7 +106,7 @@ class Coordinator:
         self._discarded = 0
         self._born: float | None = None
         self._turn = Turn()
-        self._now = 0.0
+        self._now = self._wall = 0.0
         self._active: dict[int, Peer] = {}
         """Peers to look after at the end of this turn."""
         self._told_finished = dict(self._finished)
@@ -114,7 +116,7 @@ class Coordinator:
 
     def turn(self, events: Sequence[Any], now: Now) -> Turn:
         self._turn = Turn()
-        self._now = now.mono
+        self._now, self._wall = now.mono, now.wall
         if self._born is None:
             self._born = now.mono
         drained = False
@@ -365,6 +367,7 @@ class Coordinator:
                 hello.session, identity, event.route, Link(), self._now, namespace=namespace, accepted=hello.accepted
             )
             self._clients.add(client)
+        self._waiting.relinked(client)
         self._bind(client, event)
         client.owe_again()
         client.left = False
@@ -381,14 +384,8 @@ class Coordinator:
             return
         node = self._roster.get(hello.name)
         if node is not None and node.session != hello.session:
-            alive = node.reachable and not node.suspect
-            if alive and (hello.incarnation <= node.incarnation or hello.host != node.host):
-                self._refuse(
-                    event,
-                    "name",
-                    f"a node named {node.name!r} is here already (host {node.host}, process {node.pid}); "
-                    f"give this one (host {hello.host}, process {hello.pid}) another --name and --directory",
-                )
+            if not names.succeeds(hello, node):
+                self._contest(event, hello, node)
                 return
             self._node_gone(node, "a new life of it has come")
             node = None
@@ -410,6 +407,8 @@ class Coordinator:
                 self._now,
                 name=hello.name,
                 incarnation=hello.incarnation,
+                previous=hello.previous[:SESSION_BYTES],
+                lock=hello.lock,
                 host=hello.host,
                 pid=hello.pid,
                 python=hello.python,
@@ -422,6 +421,28 @@ class Coordinator:
         self._send(node, self._welcome(known, 0))
         self._fact("node_joined", node=node.name, slots=node.slots, host=node.host, link=node.link.number)
         self._reconcile(node, hello.tokens)
+
+    def _contest(self, event: Received, hello: NodeHello, holder: Node) -> None:
+        """Refuse who claims a living node's name; leave it without an answer, which it asks for again, till we know."""
+        if names.proved_alive(hello, holder):
+            del holder.claims[hello.session]
+            self._refuse(event, "name", names.refusal(hello, holder))
+            return
+        if not names.asked(hello, holder) and holder.reachable:
+            self._send(holder, Retract([]))  # it asks for nothing, and is owed an acknowledgement soon
+            names.claim(hello, holder)
+            return
+        silent = self._now - holder.heard_at
+        quiet = not holder.placeable or silent >= 1.5 * self._times.heartbeat_s
+        if quiet and self._now - holder.claims_told_at >= self._times.lease_s:
+            holder.claims_told_at = self._now
+            self._fact(
+                "name_contested",
+                node=holder.name,
+                rival=f"host {hello.host}, process {hello.pid}",
+                holder=f"host {holder.host}, process {holder.pid}",
+                silent=silent,
+            )
 
     def _reconcile(self, node: Node, tokens: list[int]) -> None:
         """What the node holds is settled by its own word: the rest never arrived, and costs nothing."""
@@ -681,6 +702,8 @@ class Coordinator:
             self._fact("jobs_requeued", len(jobs), cause=cause)
         wished = [j for j in jobs if j.cancel_wished]
         self._ready.push_back(jobs)
+        for demand in {j.record.demand for j in jobs} if len(self._waiting) else ():
+            self._waiting.requeued(demand)
         for job in wished:
             self._cancel_ready(job)
 
@@ -789,7 +812,7 @@ class Coordinator:
                 job.node, job.token = None, 0
                 back.append(job)
         if jobs or counted:
-            self._fact("node_lost", len(jobs), node=node.name, reason=reason)
+            self._fact("node_lost", len(jobs), node=node.name, session=node.session.hex(), reason=reason)
         self._push_back(back, f"node {node.name} is gone ({reason})")
 
     def _lost_once(self, job: Job, back: list[Job], why: str) -> None:
@@ -842,6 +865,8 @@ class Coordinator:
                 self._unheard(client)
         self._bound_owed()
         self._relieve()
+        self._waiting.watch(self._ready, self._roster, now)
+        self._tell(self._waiting.words(self._ready, self._roster, now))
         self._exchange.relieve(now - times.suspect_s)
         self._judge_at = now + pause
 
@@ -954,6 +979,7 @@ class Coordinator:
             "epoch": self.epoch,
             "version": self._version,
             "uptime_s": self._now - (self._born or self._now),
+            "wall_s": self._wall,
             "jobs": {
                 "ready": len(self._ready),
                 "leased": load.pop("leased"),

@@ -16,6 +16,10 @@ MAX_SPARE_CODE_BYTES = 64 * 1024 * 1024
 MAX_NAMES = 10_000
 
 
+Demand = tuple[tuple[tuple[str, str], ...], str]
+"""Labels and Python version a node must have."""
+
+
 @dataclass(slots=True)
 class RunTime:
     """Moving average of a function's service time in its worker, in seconds; 0 while unknown."""
@@ -38,8 +42,7 @@ class Record:
     raw: bytes
     """The spec as it goes to nodes, with its owner."""
     time: RunTime
-    demand: tuple[tuple[tuple[str, str], ...], str]
-    """Labels and Python version a node must have."""
+    demand: Demand
     code: bytes = b""
     """The pickled function, where by value and small."""
     holds_blob: bool = False

@@ -7,7 +7,7 @@ a group the order is that of acceptance, also for jobs that were queued again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from scheduler.lifecycle import Job, State
@@ -73,6 +73,19 @@ class ReadyQueue:
     def head(self, demand: Demand) -> Job | None:
         group = self._groups.get(demand)
         return None if group is None else self._head(group)
+
+    def youngest_rank(self, demand: Demand) -> int:
+        """Rank of the job accepted last, which may have ended; 0 if there is none."""
+        group = self._groups.get(demand)
+        return group[-1].rank if group else 0
+
+    def younger_than(self, demand: Demand, rank: int) -> Iterator[Job]:
+        """Waiting jobs of higher rank, the youngest first."""
+        for job in reversed(self._groups.get(demand, ())):
+            if job.rank <= rank:
+                return
+            if job.state is State.READY:
+                yield job
 
     def pop(self, demand: Demand) -> Job:
         """The job ``head`` has just shown."""

@@ -14,6 +14,8 @@ from scheduler.peers import Peer
 class Node(Peer):
     name: str = ""
     incarnation: int = 0
+    previous: bytes = b""
+    lock: str = ""
     host: str = ""
     pid: int = 0
     python: str = ""
@@ -24,6 +26,10 @@ class Node(Peer):
     """Functions sent on this link."""
     vitals: dict[str, Any] = field(default_factory=dict)
     finished: int = 0
+    claims: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    """Other sessions that say hello under its name: link and number of the message that shall show it alive."""
+    claims_told_at: float = float("-inf")
+    """When people were last told that somebody waits for the name."""
     surplus_since: float | None = None
     """Since when it has held more than its slots without finishing anything."""
 

@@ -344,6 +344,8 @@ class FakeNode(Dialed):
             "protocol": PROTOCOL,
             "version": VERSION,
             "incarnation": 1,
+            "previous": b"",
+            "lock": f"lock-{name}",
             "host": f"host-{name}",
             "pid": 100,
             "python": "3.11",
@@ -595,7 +597,7 @@ class FakeCoordinator(End):
 
 class AgentPlay(DialerPlay):
     def __init__(self, slots: int = 1, limits: AgentLimits | None = None) -> None:
-        me = Self(b"agent---", "n1", 7, "host", 100, "3.11", VERSION, slots, {"gpu": "a100"})
+        me = Self(b"agent---", "n1", 7, "host", 100, "3.11", VERSION, slots, {"gpu": "a100"}, b"previous", "lock")
         self.agent = Agent(me, limits)
         super().__init__(self.agent)
         self.slots = slots
@@ -669,8 +671,8 @@ class AgentPlay(DialerPlay):
 
 
 class SessionPlay(DialerPlay):
-    def __init__(self, limits: ClientLimits | None = None) -> None:
-        self.session = ClientSession(b"client--", "default", VERSION, limits)
+    def __init__(self, limits: ClientLimits | None = None, address: str = "tcp://coordinator:7077") -> None:
+        self.session = ClientSession(b"client--", "default", VERSION, limits, address)
         super().__init__(self.session)
         self.counter = 0
         self.settled: dict[int, Settled] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import gc
 import itertools
 import os
@@ -13,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -544,11 +545,80 @@ def test_an_unknown_option_names_the_nearest(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"labels": "gpu"}, {"labels": {"gpu": 1}}, {"name": ""}, {"name": "x" * 501}, {"block": 1}]
+    "wrong",
+    [
+        {"labels": "gpu"},
+        {"labels": {"gpu": 1}},
+        {"name": ""},
+        {"name": "x" * 501},
+        {"block": 1},
+        {"by_value": "pytest"},
+        {"by_value": ["never_imported"]},
+        {"by_value": 5},
+    ],
 )
 def test_a_wrong_value_of_an_option_is_an_error(wrong: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         Options().changed(wrong)
+
+
+# ------------------------------------------------------------------------------------ code by value
+
+
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def test_arguments_with_code_in_them_demand_this_python_and_others_do_not(connect: Connect) -> None:
+    class Local:
+        pass
+
+    coordinator = Coordinator()
+    client = connect(coordinator)
+    ballast = os.urandom(100_000)
+    for args in [(1,), (Local(),), (ballast,), (ballast, Local()), ("__main__",), (2,)]:
+        client.submit(type, args).result(SOON_S)
+    assert [spec.python for spec in coordinator.specs] == ["", PYTHON, "", PYTHON, "", ""]
+    coordinator.specs.clear()
+    list(client.map(type, [1, Local(), 2]))
+    assert sorted(spec.python for spec in coordinator.specs) == ["", "", PYTHON]
+    assert not any(spec.by_value for spec in coordinator.specs)
+
+
+def test_a_large_function_without_code_runs_on_any_python(connect: Connect) -> None:
+    coordinator = Coordinator()
+    client = connect(coordinator)
+    assert client.submit(functools.partial(isinstance, bytes(100_000)), bytes).result(SOON_S) is True
+    [spec] = coordinator.specs
+    assert spec.by_value and spec.python == ""
+
+
+def test_modules_go_by_value_through_the_twin_that_was_told_so_and_no_other(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = ModuleType("client_lib")
+    exec("K = 1\ndef f(x): return x + K\nclass Thing: pass", lib.__dict__)  # noqa: S102
+    monkeypatch.setitem(sys.modules, "client_lib", lib)
+    coordinator = Coordinator()
+    client = connect(coordinator)
+    twin = client.options(by_value=["client_lib"])
+    heir = twin.options(name="heir")
+    for via in (twin, client, heir, client.options(by_value=[lib])):
+        assert via.submit(lib.f, 1).result(SOON_S) == 2
+        assert isinstance(via.submit(lib.Thing).result(SOON_S), lib.Thing)
+        assert list(via.map(lib.f, [1, 2], chunksize=2)) == [2, 3]
+    by_value = [spec.by_value for spec in coordinator.specs]
+    assert by_value == [True] * 3 + [False, False, True] + [True] * 6  # a chunk is a function of ours, always by value
+    assert {spec.python for spec, sent in zip(coordinator.specs, by_value, strict=True) if sent} == {PYTHON}
+    lib.K = 5  # type: ignore[attr-defined]
+    assert twin.submit(lib.f, 1).result(SOON_S) == 6
+    assert twin._options.by_value == ("client_lib",) and client._options.by_value == ()
+
+
+def test_neither_a_client_nor_a_future_can_go_into_a_job_and_the_error_says_why(connect: Connect) -> None:
+    client = connect(Coordinator())
+    for argument, words in [(client, "a client belongs to its process"), (client.submit(abs, 1), "hand in its result")]:
+        error = client.submit(print, argument).exception(0)
+        assert isinstance(error, errors.SerializationError) and words in str(error)
 
 
 # ------------------------------------------------------------------------------------ limits

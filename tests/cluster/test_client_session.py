@@ -8,10 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster import client_session
 from cluster.actor import Drained, Garbled, Rejected, Stalled, Stop
 from cluster.blobs import BlobFailed, ChunkRead, ChunkWritten
 from cluster.client_session import Answered, CancelDenied, GiveUp, Settled
 from cluster.config import CHUNK_BYTES, INLINE_BYTES, MAX_BATCH, PROTOCOL, ClientLimits
+from cluster.facts import WARNING
 from cluster.jobs import Failure, Outcome, Spec
 from cluster.messages import (
     Accepted,
@@ -31,6 +33,7 @@ from cluster.messages import (
     Resync,
     Submit,
     Taken,
+    Waiting,
     Welcome,
 )
 from tests.playbook import CLIENT_KEY, SPEC, SUCCEEDED, SessionPlay, any_message, sha_of
@@ -136,6 +139,24 @@ def test_silence_for_the_timeout_gives_up_with_the_open_counters() -> None:
     play.nothing_else()
 
 
+@pytest.mark.parametrize("end", ["silence", "refusal", "key"])
+def test_what_was_not_accepted_at_the_end_is_never_said_to_be(play: SessionPlay, end: str) -> None:
+    play.offer(2)
+    play.coordinator.gets(Submit)
+    play.coordinator.say(Accepted(2))
+    play.offer(3)
+    play.coordinator.gets(Submit)
+    if end == "silence":
+        play.wait(61.0)
+    elif end == "refusal":
+        play.coordinator.say(Refusal("full", "no room"))
+    else:
+        play.turn(Rejected("the server's key is another"))
+    play.effects.clear()
+    play.turn(Drained())
+    assert play.acknowledged == 2
+
+
 def test_a_coordinator_that_was_never_reached_is_given_up_too() -> None:
     play = SessionPlay(ClientLimits(reconnect_timeout_s=20.0))
     play.offer()
@@ -166,6 +187,125 @@ def test_it_leaves_with_a_goodbye(play: SessionPlay) -> None:
     play.coordinator.gets(Bye)
     play.does(Stop)
     play.wait(60.0)
+    play.nothing_else()
+
+
+# ------------------------------------------------------------------------------------ what people are told
+
+
+def test_a_silence_is_told_once_with_what_is_open_and_so_is_its_end() -> None:
+    play = SessionPlay(ClientLimits(reconnect_timeout_s=20.0), "tcp://there:7077")
+    play.joins()
+    play.offer(3)
+    play.ask(1, "status")
+    play.coordinator.gets(Submit)
+    play.coordinator.gets(Ask)
+    play.disconnect()
+    play.wait(1.9)
+    assert not play.told("coordinator_unheard")
+    play.wait(10.0)
+    (said,) = play.told("coordinator_unheard")
+    assert said.text == (
+        "the coordinator at tcp://there:7077 is not heard since 2 s; 3 jobs and 1 question are open; "
+        "they fail after 20 s (reconnect_timeout_s)"
+    )
+    play.connect()
+    play.coordinator.gets(ClientHello)
+    assert not play.told("coordinator_back"), "a connection is no answer"
+    play.coordinator.welcomes()
+    assert [f.text for f in play.told("coordinator_back")] == ["connected again after 11.9 s"]
+    play.coordinator.inbox.clear()
+    play.coordinator.live(5)
+    assert not play.told("coordinator_unheard") and not play.told("coordinator_back")
+    play.coordinator.deaf = True
+    play.wait(5)
+    assert play.told("coordinator_unheard"), "another silence is told again"
+
+
+def test_a_short_cut_is_not_spoken_of(play: SessionPlay) -> None:
+    play.offer()
+    play.coordinator.gets(Submit)
+    for _ in range(5):
+        play.disconnect()
+        play.wait(1.5)
+        play.connect()
+        play.coordinator.gets(ClientHello)
+        play.coordinator.welcomes()
+        play.coordinator.gets(Submit)
+        play.coordinator.say(Pulse())
+    assert {f.kind for f in play.facts} == {"connected"}
+
+
+def test_nobody_is_told_of_a_silence_in_which_nothing_was_open(play: SessionPlay) -> None:
+    play.disconnect()
+    play.wait(1_000.0)
+    assert {f.kind for f in play.facts} == {"connected"}
+    play.offer()
+    play.turn(Drained())
+    assert {f.kind for f in play.facts} == {"connected"}
+    play.wait(2.5)
+    (said,) = play.told("coordinator_unheard")
+    assert "not heard since 1002 s; 1 job is open" in said.text
+    play.nothing_else()
+
+
+def test_what_is_submitted_after_a_long_silence_has_the_whole_timeout() -> None:
+    play = SessionPlay(ClientLimits(reconnect_timeout_s=20.0))
+    play.joins()
+    play.disconnect()
+    play.wait(1_000.0)
+    play.offer()
+    play.wait(19.0)
+    play.nothing_else()
+    play.wait(1.5)
+    play.does(GiveUp, kind="unreachable", counters=[1])
+    play.nothing_else()
+
+
+def test_a_slow_heartbeat_is_no_silence() -> None:
+    play = SessionPlay()
+    play.connect()
+    play.coordinator.gets(ClientHello)
+    play.coordinator.say(Welcome(1, True, 0, 5.0, 30.0))
+    play.offer()
+    play.coordinator.gets(Submit)
+    for _ in range(5):
+        play.wait(5.0)
+        play.coordinator.say(Pulse())
+    assert not play.told("coordinator_unheard")
+
+
+def test_a_stall_of_our_own_is_not_told_as_silence(play: SessionPlay) -> None:
+    play.offer()
+    play.coordinator.gets(Submit)
+    play.now = play.now._replace(mono=play.now.mono + 30)
+    play.turn(Stalled(30.0), Drained())
+    play.wait(1.0)
+    assert not play.told("coordinator_unheard")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "words"), [(1, "1 job (app:fn) waits for"), (3, "3 jobs (the first: app:fn) wait for")]
+)
+def test_why_jobs_wait_is_told(play: SessionPlay, jobs: int, words: str) -> None:
+    play.coordinator.say(Waiting(1, jobs, "app:fn", "a node: none has joined"))
+    (said,) = play.told("jobs_wait")
+    assert said.text == f"{words} a node: none has joined" and said.level == WARNING
+    rejoins(play, accepted=0)
+    play.coordinator.say(Waiting(1, jobs, "app:fn", "a node: none has joined"))
+    assert not play.told("jobs_wait"), "it is the same wait"
+    play.coordinator.say(Waiting(2, jobs, "app:fn", "a node: none has joined"))
+    assert play.told("jobs_wait")
+    play.nothing_else()
+
+
+def test_waits_are_remembered_within_a_bound_and_by_epoch(play: SessionPlay) -> None:
+    for wait in range(client_session.MAX_WAITS + 1):
+        play.coordinator.say(Waiting(wait, 1, "app:fn", "a node"))
+    assert len(play.told("jobs_wait")) == len(play.session._waits_told) + 1 == client_session.MAX_WAITS + 1
+    rejoins(play, accepted=0, resumed=False)
+    play.coordinator.say(Waiting(7, 1, "app:fn", "a node"))
+    assert play.told("jobs_wait")
     play.nothing_else()
 
 

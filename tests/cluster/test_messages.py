@@ -88,6 +88,8 @@ def test_figures_in_the_document_are_those_of_the_code() -> None:
         f"at most {config.CHUNKS_IN_FLIGHT} chunks ahead, {config.BLOBS_IN_FLIGHT} blobs at once",
         f"offset {config.CHUNK_BYTES}",
         f"at most {config.CoordinatorLimits().results_in_flight} such messages",
+        f"lasted {config.SILENCE_WORD_S:.0f} s",
+        f"lasted {config.WAIT_WORD_S:.0f} s",
         ", ".join(f"{int(o)} {o.word}" for o in Outcome),
     ):
         assert text in PROTOCOL, text

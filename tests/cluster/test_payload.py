@@ -9,13 +9,16 @@ import json
 import math
 import mmap
 import pickle
+import re
 import subprocess
 import sys
 import threading
 import time
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cluster
 from cluster import errors, payload
 from cluster.config import FAILURE_CHARS, INLINE_BYTES
 from cluster.jobs import Failure
 from cluster.payload import (
+    ByValue,
     LargePayload,
+    by_value_names,
     load_function,
     pack_call,
     pack_error,
@@ -178,7 +184,9 @@ def test_a_result_that_cannot_be_pickled_says_its_type() -> None:
         pack_result(i for i in range(3))
 
 
-@pytest.mark.parametrize("junk", [b"", b"junk", b"GNG1", b"\x80\x05junk", b"GNG1\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "junk", [b"", b"junk", b"GNG1", b"\x80\x05junk", b"GNG1\xff\xff\xff\xff", b"GNC1", payload._CODE_MARK]
+)
 def test_bytes_that_are_no_payload_are_a_serialization_error(junk: bytes) -> None:
     with pytest.raises(errors.SerializationError):
         unpack_call(junk)
@@ -192,7 +200,7 @@ def test_a_cut_container_is_noticed() -> None:
         unpack_result(whole[:-1])
 
 
-def test_modules_the_user_sends_by_value_are_sent_by_value() -> None:
+def test_modules_of_the_users_registry_are_sent_by_value() -> None:
     module = types.ModuleType("only_here_by_value")
     exec("def f(): return 5\nclass C: pass", module.__dict__)  # noqa: S102
     sys.modules["only_here_by_value"] = module
@@ -207,6 +215,281 @@ def test_modules_the_user_sends_by_value_are_sent_by_value() -> None:
     assert type(unpack_call(call)[0][0]).__name__ == "C"
 
 
+# ------------------------------------------------------------------------------------ code in values
+
+
+def local_class() -> type:
+    class Local:
+        where = "here"
+
+    return Local
+
+
+@pytest.mark.parametrize("ballast", [0, 200_000])
+def test_what_holds_code_says_so_and_for_which_python(ballast: int) -> None:
+    plain = pack_call((np.zeros(ballast), "__main__", "cloudpickle"[:5]), {})
+    code = pack_call((np.zeros(ballast), local_class()()), {})
+    assert (payload.holds_code(plain), payload.holds_code(code)) == (False, True)
+    (array, value), _ = unpack_call(joined(code))
+    assert len(array) == ballast and value.where == "here"
+    assert pack_function(lambda: 1).code[:6] == b"GNC1" + bytes(sys.version_info[:2])
+    assert not payload.holds_code(pack_function(json.dumps).code)
+
+
+def of_python_3_9(packed: bytes | LargePayload) -> bytes:
+    return joined(packed).replace(payload._CODE_MARK, b"GNC1\x03\x09", 1)
+
+
+@pytest.mark.parametrize("ballast", [0, 200_000])
+def test_code_of_another_python_is_refused_in_words(ballast: int) -> None:
+    value = np.zeros(ballast), local_class()()
+    here = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+    words = f"by value, as Python 3.9 has them, and this is {here}; run both on one version"
+    with pytest.raises(errors.SerializationError, match=f"the result cannot be unpickled: .*{words}"):
+        unpack_result(of_python_3_9(pack_result(value)))
+    with pytest.raises(errors.SerializationError, match=f"the arguments cannot be unpickled: .*{words}"):
+        unpack_call(of_python_3_9(pack_call(value, {})))
+    with pytest.raises(errors.SerializationError, match=f"the function cannot be loaded: .*{words}"):
+        load_function(of_python_3_9(pack_function(lambda: 1).code))
+
+
+def test_an_exception_with_code_of_another_python_is_a_remote_error_that_says_so() -> None:
+    class Local(Exception):
+        pass
+
+    failure = pack_failure(raised(Local("x")))
+    came = unpack_failure(failure)
+    assert type(came) is Local
+    other = unpack_failure(replace(failure, pickle=of_python_3_9(failure.pickle)))
+    assert isinstance(other, errors.RemoteError) and "as Python 3.9 has them" in other.__notes__[0]
+
+
+def test_a_class_stays_as_it_is_when_its_instances_come_back() -> None:
+    made: list[str] = []
+
+    class Meta(type):
+        def __init__(cls, name: str, bases: tuple[type, ...], names: dict[str, Any]) -> None:
+            made.append(name)
+            super().__init__(name, bases, names)
+
+    class Counter(metaclass=Meta):
+        count = 1
+
+        def words(self) -> str:
+            return greeting
+
+    greeting = "hello"
+    method = Counter.__dict__["words"]
+    results = [joined(pack_result(value)) for value in (Counter(), [Counter(), bytes(200_000)])]
+    failure = pack_failure(raised(Holds(Counter())))
+    Counter.count = 2
+    greeting = "goodbye"
+    came = [unpack_result(results[0]), unpack_result(results[1])[0], unpack_failure(failure).args[0]]
+    for value in came:
+        assert type(value) is Counter and Counter.count == 2 and Counter.__dict__["words"] is method
+        assert value.words() == "goodbye"
+    assert made == ["Counter"]
+
+
+def test_in_a_worker_a_class_is_as_it_was_when_handed_in() -> None:
+    class Counter:
+        count = 1
+
+    call = joined(pack_call((Counter(),), {}))
+    Counter.count = 2
+    before = payload.class_states_set()
+    (value,), _ = unpack_call(call)
+    assert type(value) is Counter and Counter.count == 1
+    assert payload.class_states_set() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("fn", "cause"),
+    [
+        ("uses_lock", "its global 'lock' (_thread.lock)"),
+        ("calls_it", "its global 'uses_lock' (function); the cause is its global 'lock' (_thread.lock)"),
+        ("closes_over", "its closed-over 'held' (_thread.lock)"),
+        ("has_default", "a default of it (_thread.lock)"),
+    ],
+)
+def test_what_of_a_function_cannot_be_pickled_is_named(fn: str, cause: str) -> None:
+    script = namespace(
+        """
+import threading
+lock = threading.Lock()
+def uses_lock(): return lock
+def calls_it(): return uses_lock()
+def make(held): return lambda: held
+closes_over = make(lock)
+def has_default(x=lock): return x
+"""
+    )
+    for call in (lambda: pack_function(script[fn]), lambda: pack_call((functools.partial(script[fn]),), {})):
+        with pytest.raises(errors.SerializationError) as caught:
+            call()
+        assert str(caught.value).endswith(f"; the cause is {cause}"), str(caught.value)
+
+
+def test_a_generator_as_a_result_says_what_to_return_instead() -> None:
+    with pytest.raises(errors.SerializationError, match="return a list of what it yields"):
+        pack_result(i for i in range(3))
+
+
+# ------------------------------------------------------------------------------------ modules by value
+
+
+Made = Callable[..., types.ModuleType]
+
+
+@pytest.fixture
+def made() -> Iterator[Made]:
+    """Makes modules of the given source, which no other process can import."""
+    names: list[str] = []
+
+    def make(name: str, source: str) -> types.ModuleType:
+        module = types.ModuleType(name)
+        sys.modules[name] = module
+        names.append(name)
+        exec(source, module.__dict__)  # noqa: S102
+        return module
+
+    yield make
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+LIBRARY = """
+K = 1
+def helper(x): return x + K
+def f(x): return helper(x)
+class Thing:
+    def __init__(self, v): self.v = v
+    def shifted(self): return Thing(helper(self.v))
+"""
+
+
+def test_modules_named_by_the_user_go_by_value(made: Made) -> None:
+    lib = made("lib_by_value", LIBRARY)
+    by_value = ByValue(("lib_by_value",))
+    packed = pack_function(lib.f, by_value=by_value)
+    bound = pack_function(lib.Thing(4).shifted, by_value=by_value)
+    call = pack_call((lib.Thing(5), lib.helper), {}, by_value=by_value)
+    assert packed.by_value and bound.by_value and payload.holds_code(call)
+    assert not pack_function(lib.f).by_value and not payload.holds_code(pack_call((lib.Thing(5),), {}))
+    del sys.modules["lib_by_value"]
+    assert load_function(packed.code)(1) == 2
+    assert load_function(bound.code)().v == 5
+    (thing, helper), _ = unpack_call(joined(call))
+    assert thing.shifted().v == 6 and helper(1) == 2
+
+
+def test_submodules_go_too_and_modules_may_refer_to_each_other(made: Made) -> None:
+    package = made("pack_by_value", "")
+    inner = made("pack_by_value.inner", "import pack_by_value\ndef f(x): return pack_by_value.inner.g(x)\n")
+    inner.g = lambda x: x + 1  # type: ignore[attr-defined]
+    package.inner = inner  # type: ignore[attr-defined]
+    script = namespace("import pack_by_value\ndef f(x): return pack_by_value.inner.f(x)")
+    packed = pack_function(script["f"], by_value=ByValue(("pack_by_value",)))
+    for name in ("pack_by_value", "pack_by_value.inner"):
+        del sys.modules[name]
+    assert load_function(packed.code)(1) == 2
+
+
+def test_only_the_named_modules_go_by_value(made: Made) -> None:
+    lib, longer = made("lib_one", LIBRARY), made("lib_one_more", LIBRARY)
+    by_value = ByValue(("lib_one",))
+    assert pack_function(lib.f, by_value=by_value).by_value
+    assert not pack_function(longer.f, by_value=by_value).by_value
+    assert not payload.holds_code(pack_call((longer.Thing(1), "lib_one", np.zeros(3)), {}, by_value=by_value))
+
+
+def test_cloudpickles_registry_stays_as_it_is(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    lib = made("lib_by_value", LIBRARY)
+    seen: list[object] = []
+
+    class Looks:
+        def __reduce__(self) -> Any:
+            seen.append(cloudpickle.list_registry_pickle_by_value())
+            seen.append(pack_function(lib.f).by_value)
+            return int, ()
+
+    pack_call((Looks(), lambda: 1), {}, by_value=ByValue(("lib_by_value",)))
+    assert seen and all(not s for s in seen)
+
+
+def test_what_is_kept_for_one_choice_of_modules_is_not_taken_for_another(made: Made) -> None:
+    lib = made("lib_by_value", LIBRARY)
+    one, other = ByValue(("lib_by_value",)), ByValue()
+    for _ in range(3):
+        assert pack_function(lib.f, by_value=one).by_value
+        assert not pack_function(lib.f, by_value=other).by_value
+    assert pack_function(lib.f, by_value=one) is pack_function(lib.f, by_value=one)
+
+
+LIBRARY_CHANGES = {
+    "a global": "K = 5",
+    "a function it calls": "def helper(x): return 10",
+    "its code": "f.__code__ = helper.__code__",
+    "another kind": "helper = len",
+    "a module in place": "import math as K",
+}
+
+
+@pytest.mark.parametrize("change", LIBRARY_CHANGES)
+def test_a_named_modules_bytes_are_never_stale(made: Made, change: str) -> None:
+    lib = made("lib_by_value", LIBRARY)
+    script = namespace("import math\ndef through(x): return f(x)\n")
+    script["f"] = lib.f
+    by_value = ByValue(("lib_by_value",))
+    for fn in (lib.f, script["through"]):
+        before = pack_function(fn, by_value=by_value)
+        assert pack_function(fn, by_value=by_value) is before
+    befores = [pack_function(fn, by_value=by_value).code for fn in (lib.f, script["through"])]
+    exec(LIBRARY_CHANGES[change], lib.__dict__)  # noqa: S102
+    for before_code, fn in zip(befores, (lib.f, script["through"]), strict=True):
+        after = pack_function(fn, by_value=by_value)
+        assert after.code == pack_function(fn, by_value=ByValue(("lib_by_value",))).code != before_code
+
+
+def test_what_changes_in_a_module_that_goes_as_a_whole_is_seen(made: Made) -> None:
+    lib = made("lib_by_value", LIBRARY)
+    fn = namespace("import lib_by_value\ndef through(x): return lib_by_value.f(x)")["through"]
+    by_value = ByValue(("lib_by_value",))
+    for lib.K in (1, 2):  # type: ignore[attr-defined]
+        assert load_function(pack_function(fn, by_value=by_value).code)(10) == 10 + lib.K
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "words"),
+    [
+        ("json", TypeError, r"by_value is a list of modules: by_value=\['json'\]"),
+        (json, TypeError, r"by_value=\['json'\]"),
+        ([3], TypeError, "names modules, or is given them, not int"),
+        (["never_imported"], ValueError, "'never_imported' is not imported here; import it before"),
+        ([types.ModuleType("json")], ValueError, "'json' is not imported here"),
+        (["sys"], ValueError, "'sys' is of Python itself"),
+        (["json.decoder"], ValueError, "'json.decoder' is of Python itself"),
+        (["cluster.payload"], ValueError, "'cluster.payload' is of Ganger itself"),
+        ([cluster], ValueError, "'cluster' is of Ganger itself"),
+        (["zmq.backend.cython._zmq"], ValueError, r"is compiled \(.*_zmq.*\), there is no Python code to send"),
+    ],
+)
+def test_a_module_that_cannot_go_by_value_is_refused_in_words(wanted: Any, error: type[Exception], words: str) -> None:
+    import zmq  # noqa: F401
+
+    with pytest.raises(error, match=words):
+        by_value_names(wanted)
+
+
+def test_modules_may_be_given_by_name_or_as_themselves(made: Made) -> None:
+    lib = made("lib_by_value", LIBRARY)
+    assert by_value_names(["hypothesis", lib, "lib_by_value"]) == ("hypothesis", "lib_by_value")
+    for i in range(payload.BY_VALUE_MAX + 1):
+        made(f"lib_{i}", "")
+    with pytest.raises(ValueError, match="up to 64 modules, not 65"):
+        by_value_names(f"lib_{i}" for i in range(payload.BY_VALUE_MAX + 1))
+
+
 # ------------------------------------------------------------------------------------ functions
 
 
@@ -215,15 +498,15 @@ def test_modules_the_user_sends_by_value_are_sent_by_value() -> None:
     [
         (json.dumps, "json:dumps"),
         (len, "builtins:len"),
-        (Path, "pathlib:Path"),
-        (Path.exists, "pathlib:Path.exists"),
+        (Fraction, "fractions:Fraction"),
+        (Fraction.limit_denominator, "fractions:Fraction.limit_denominator"),
         (functools.partial(functools.partial(math.pow, 2)), "math:pow"),
-        (Path("/").joinpath, "pathlib:PurePath.joinpath"),
+        (Fraction(1).limit_denominator, "fractions:Fraction.limit_denominator"),
     ],
 )
 def test_what_can_be_imported_goes_by_reference(fn: Callable[..., Any], name: str) -> None:
     packed = pack_function(fn)
-    assert (packed.name.replace("_local", ""), packed.by_value) == (name, False)
+    assert (packed.name, packed.by_value) == (name, False)
     assert pack_function(fn) == packed
     assert callable(load_function(packed.code))
 
@@ -266,9 +549,21 @@ def test_what_is_not_callable_is_a_type_error() -> None:
         pack_function(3)  # type: ignore[arg-type]
 
 
-def test_a_missing_module_is_named_with_the_node() -> None:
-    with pytest.raises(errors.SerializationError, match="'no_such_module' cannot be imported on node n7"):
-        load_function(b"cno_such_module\nf\n.", "n7")
+def test_a_missing_module_is_named_with_the_node_and_what_to_do() -> None:
+    words = r"the module 'no_such.module' cannot be imported on node n7; install it there, .* client.options\(by_value="
+    with pytest.raises(errors.SerializationError, match="'no_such' cannot be imported on node n7"):
+        load_function(b"cno_such.module\nf\n.", "n7")
+    text = payload.missing_module(ModuleNotFoundError("x", name="no_such.module"), "n7")
+    assert re.match(words + r"\['no_such'\]\)$", text)
+    assert payload.missing_module(ModuleNotFoundError("x", name="asyncore"), "n7").endswith(
+        "cannot be imported on node n7"
+    ) == ("asyncore" in sys.stdlib_module_names)
+    assert payload.missing_module(ModuleNotFoundError("x", name="m"), "") == "the module 'm' cannot be imported here"
+
+
+def test_a_module_that_is_another_on_the_node_is_named() -> None:
+    with pytest.raises(errors.SerializationError, match=r"'no_such'.*the module on node n7 is another than here"):
+        load_function(b"cjson\nno_such\n.", "n7")
 
 
 def namespace(source: str) -> dict[str, Any]:
@@ -341,7 +636,7 @@ def test_by_value_bytes_are_never_stale(change: str) -> None:
         assert before.by_value
     exec(code, script)  # noqa: S102
     after = pack_function(fn)
-    assert after.code == cloudpickle.dumps(fn, protocol=5)
+    assert after.code == payload._CODE_MARK + cloudpickle.dumps(fn, protocol=5)
     assert after.code != before.code
 
 
@@ -370,7 +665,7 @@ def test_whatever_changes_in_whatever_order_the_bytes_are_of_now(changes: list[s
         except NameError:
             continue
         for fn in (script[name], script["f"]):
-            assert pack_function(fn).code == cloudpickle.dumps(fn, protocol=5)
+            assert pack_function(fn).code == payload._CODE_MARK + cloudpickle.dumps(fn, protocol=5)
 
 
 def test_an_import_made_later_is_seen() -> None:
@@ -405,7 +700,7 @@ def test_the_cache_is_bounded() -> None:
     functions = [namespace("def f(): return 1")["f"] for _ in range(1500)]
     for fn in functions:
         pack_function(fn)
-    assert len(payload._kept) <= payload._KEPT_MAX
+    assert len(payload._MAIN_ONLY.kept) <= payload._KEPT_MAX
 
 
 MAIN = """
@@ -510,6 +805,15 @@ def test_hidden_frames_are_cut_from_the_top_only() -> None:
 def test_a_broken_str_does_not_hide_the_failure() -> None:
     failure = pack_failure(raised(Broken()))
     assert failure.kind.endswith("Broken") and "RuntimeError" in failure.text
+
+
+def test_a_group_of_such_exceptions_arrives_as_itself() -> None:
+    group = ExceptionGroup("g", [OwnInit(1, reason="x"), ExceptionGroup("h", [ValueError(3), OwnInit(2, reason="y")])])
+    came = round_trip(group)
+    assert type(came) is ExceptionGroup and came.message == "g"
+    first, second = came.exceptions
+    assert type(first) is OwnInit and first.code == 1 and str(first) == "1: x"
+    assert isinstance(second, ExceptionGroup) and [str(e) for e in second.exceptions] == ["3", "2: y"]
 
 
 @pytest.mark.parametrize("held", [threading.Lock(), bytes(payload.EXCEPTION_BYTES)])
@@ -620,6 +924,7 @@ def test_packing_is_cheap() -> None:
         (lambda: pack_call((1, 2), {}), 20),
         (lambda: pack_function(fn), 40),
         (lambda: pack_function(json.dumps), 20),
+        (lambda: payload.holds_code(b"\x80"), 10),
     ]
     for call, bound_us in calls:
         best = math.inf

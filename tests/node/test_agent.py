@@ -141,6 +141,45 @@ def test_a_coordinator_that_no_longer_answers_is_greeted_anew(play: AgentPlay) -
     play.coordinator.gets(NodeHello)
 
 
+def test_a_silence_is_told_once_with_its_kind_and_so_is_its_end(play: AgentPlay) -> None:
+    play.disconnect()
+    play.wait(1.9)
+    assert not play.told("link_down")
+    play.wait(10.0)
+    (said,) = play.told("link_down")
+    assert said.text == "the coordinator is not heard since 2 s: there is no connection"
+    play.connect()
+    play.coordinator.gets(NodeHello)
+    assert not play.told("link_back")
+    play.coordinator.welcomes()
+    assert [f.text for f in play.told("link_back")] == ["registered again after 11.9 s"]
+    play.coordinator.deaf = True
+    play.wait(20.0)
+    (said,) = play.told("link_down")
+    assert "it does not answer" in said.text
+
+
+def test_a_short_cut_is_not_spoken_of(play: AgentPlay) -> None:
+    play.told("registered"), play.told("worker_started")
+    for _ in range(5):
+        play.disconnect()
+        play.wait(1.5)
+        play.connect()
+        play.coordinator.gets(NodeHello)
+        play.coordinator.welcomes()
+    assert {f.kind for f in play.facts} == {"registered"}
+
+
+def test_a_coordinator_that_is_not_there_at_the_start_is_told_too() -> None:
+    play = AgentPlay()
+    play.wait(30.0)
+    assert len(play.told("link_down")) == 1
+    play.connect()
+    play.coordinator.gets(NodeHello, previous=b"previous", lock="lock")
+    play.wait(60.0)
+    assert not play.told("link_down"), "one silence is one word"
+
+
 def test_a_stall_of_our_own_is_not_the_coordinators_silence(play: AgentPlay) -> None:
     play.wait(1.0)
     play.now = play.now._replace(mono=play.now.mono + 60)
@@ -695,9 +734,10 @@ def test_a_large_result_arrives_before_it_is_told(play: AgentPlay) -> None:
     play.done_large(1, data=LONG_BLOB)
     play.gives(2)
     play.done(2)
-    chunks = [play.coordinator.gets(Chunk) for _ in range(3)]
-    assert b"".join(c.data for c in chunks) == LONG_BLOB
+    first = play.coordinator.gets(Chunk, offset=0)
     gets_results(play, 2)
+    play.coordinator.say(Taken(sha_of(LONG_BLOB), CHUNK_BYTES))
+    assert b"".join(c.data for c in (first, *(play.coordinator.gets(Chunk) for _ in range(2)))) == LONG_BLOB
     play.coordinator.say(Taken(sha_of(LONG_BLOB), 2 * CHUNK_BYTES))
     play.nothing_else()
     play.coordinator.say(Taken(sha_of(LONG_BLOB), len(LONG_BLOB)))

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.system
 PATIENCE_S = 30.0
 
 JOBS = """
-import asyncio, os, sys, threading, time
+import asyncio, importlib.util, os, sys, threading, time
 
 def stage():
     import __main__
@@ -37,8 +37,18 @@ def users_node():
     import node
     return node.WHOSE
 
-def ours():
-    import node
+def ours(name):
+    found = importlib.util.find_spec(name)
+    try:
+        __import__(name)
+    except ModuleNotFoundError as e:
+        return found, type(e) is ModuleNotFoundError, str(e), e.name
+
+def imports(name): return __import__(name)
+
+def users_part():
+    import node.part
+    return node.part.WHOSE, sorted(node.__path__)
 
 def keep_in_main(value):
     import __main__
@@ -77,7 +87,7 @@ def calls(counter=[]): counter.append(1); return len(counter)
 
 
 class Wire:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, path: Sequence[Path] = ()) -> None:
         (root / "jobs.py").write_text(JOBS)
         self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ours.settimeout(PATIENCE_S)
@@ -94,7 +104,7 @@ class Wire:
                 stderr=complaints,
                 pass_fds=(start.socket_fd, start.page_fd, start.stderr_fd),
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(root)},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, root]))},
             )
         theirs.close()
         os.close(page_fd)
@@ -105,9 +115,10 @@ class Wire:
         return fields
 
     def send(self, name: str, *args: Any, token: int = 1, code: bytes = b"") -> None:
-        code = code or f"cjobs\n{name}\n.".encode()
-        packed = payload.pack_call(args, {})
-        self.ours.send(msgpack.packb((token, b"j" * 16, 1, False, code, name, packed, b"")))
+        self.send_packed(code or f"cjobs\n{name}\n.".encode(), payload.pack_call(args, {}), token)
+
+    def send_packed(self, code: bytes, arguments: bytes | payload.LargePayload, token: int = 1) -> None:
+        self.ours.send(msgpack.packb((token, b"j" * 16, 1, False, code, "name", arguments, b"")))
 
     def call(self, name: str, *args: Any, code: bytes = b"") -> Any:
         self.send(name, *args, code=code)
@@ -148,15 +159,54 @@ def test_a_users_node_module_is_theirs(wire: Wire, tmp_path: Path) -> None:
     assert wire.call("users_node") == "the user"
 
 
-def test_our_node_package_cannot_be_imported_by_a_job(wire: Wire) -> None:
-    failure = wire.call("ours")
-    assert failure.kind == "ModuleNotFoundError" and "'node'" in failure.text
+def test_a_users_node_package_is_theirs(wire: Wire, tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "__init__.py").write_text("WHOSE = 'the package'")
+    (tmp_path / "node" / "part.py").write_text("WHOSE = 'the part'")
+    assert wire.call("users_node") == "the package"
+    assert wire.call("users_part") == ("the part", [str(tmp_path / "node")])
 
 
-def test_a_module_the_node_does_not_have_is_named(wire: Wire) -> None:
+def copy_of_ours(directory: Path) -> Path:
+    for file in ("cluster/payload.py", "scheduler/coordinator.py", "node/worker.py"):
+        path = directory / file
+        path.parent.mkdir(parents=True)
+        (path.parent / "__init__.py").touch()
+        path.touch()
+    return directory
+
+
+def test_a_users_node_is_found_behind_ours(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    copy_of_ours(first)
+    for portion in (second, third):  # a namespace package in two portions
+        (portion / "node").mkdir(parents=True)
+    (third / "node" / "part.py").write_text("WHOSE = 'the portion'")
+    root = Path(program.__file__).parent.parent
+    with contextlib.closing(Wire(tmp_path, [root, first, second, third])) as wire:
+        assert wire.call("users_part") == ("the portion", [str(second / "node"), str(third / "node")])
+
+
+def test_a_users_node_is_found_beside_ours(tmp_path: Path) -> None:
+    here = copy_of_ours(tmp_path / "here")
+    (here / "node.py").write_text("WHOSE = 'the file beside'")
+    with contextlib.closing(Wire(tmp_path, [here])) as wire:
+        assert wire.call("users_node") == "the file beside"
+        assert wire.call("ours", "scheduler")[0] is None
+
+
+@pytest.mark.parametrize("name", ["node", "scheduler"])
+def test_our_packages_are_not_there_for_a_job(wire: Wire, name: str) -> None:
+    assert wire.call("ours", name) == (None, True, f"No module named {name!r}", name)
+
+
+def test_a_module_the_node_does_not_have_is_named_with_what_to_do(wire: Wire) -> None:
+    what_to_do = "the module 'nosuchmodule' cannot be imported on node n1; install it there, or "
     failure = wire.call("f", code=b"cnosuchmodule\nf\n.")
-    assert failure.kind == "SerializationError"
-    assert "the module 'nosuchmodule' cannot be imported on node n1" in failure.text
+    assert failure.kind == "SerializationError" and what_to_do in failure.text
+    failure = wire.call("imports", "nosuchmodule")
+    assert failure.kind == "ModuleNotFoundError" and failure.text == "No module named 'nosuchmodule'"
+    assert what_to_do in failure.traceback
 
 
 @pytest.mark.parametrize(
@@ -191,6 +241,28 @@ def test_a_traceback_begins_with_the_users_code(wire: Wire) -> None:
 
 def test_a_function_is_loaded_once(wire: Wire) -> None:
     assert [wire.call("calls") for _ in range(3)] == [1, 2, 3]
+
+
+def test_a_class_by_value_is_as_it_was_when_the_job_was_handed_in(wire: Wire) -> None:
+    class Settings:
+        value = 0
+
+    def value() -> int:
+        return Settings.value
+
+    def value_of(settings: Settings) -> int:
+        return settings.value
+
+    codes, settings = [], []
+    for Settings.value in (1, 2):
+        codes.append(payload.pack_function(value).code)
+        settings.append(payload.pack_call((Settings(),), {}))
+    for i in (0, 1, 0, 1, 1, 0):
+        assert wire.call("", code=codes[i]) == i + 1
+    for i in (0, 1, 0):
+        wire.send_packed(payload.pack_function(value_of).code, settings[i])
+        assert payload.unpack_result(wire.receive()[2]) == i + 1
+        assert wire.call("", code=codes[1 - i]) == 2 - i
 
 
 def test_an_interrupt_between_jobs_is_ignored(wire: Wire) -> None:

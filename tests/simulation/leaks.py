@@ -18,6 +18,7 @@ def leaks(world: World) -> list[str]:
     out = [f"coordinator: {word}" for word in _of_coordinator(world.coordinator)]
     for node in world.nodes:
         out += [f"{node.name}: {word}" for word in _of_node(node)]
+    out += [f"{clone.name}: a copy of it still claims its name" for clone in world.clones]
     for client in world.clients:
         out += [f"{client.name}: {word}" for word in _of_client(client)]
     return out

@@ -7,6 +7,7 @@ has clocks of its own. Whatever an actor raises ends the world.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,16 @@ IDLE_TURNS = 200
 
 SESSION_S = 60.0
 """How long results wait for a client that is away."""
+
+
+@dataclass(slots=True)
+class Directory:
+    """What a node keeps on its disk. ``lock`` belongs to this very directory, and to this boot of its machine."""
+
+    lock: str
+    incarnation: int = 0
+    previous: bytes = b""
+
 
 NODE_KEY = Identity("nodes' key", "node", "nodes", "default")
 CLIENT_KEY = Identity("clients' key", "client", "clients", "default")
@@ -210,19 +221,41 @@ class CoordinatorMachine(Machine):
         super()._note(kind, about, text)
         if kind == "node_lost":
             self.world.ledger.node_lost(about["node"])
+            if about["reason"] == "a new life of it has come":
+                self.world.deposed(about["session"])
         elif kind == "results_discarded":
             self.world.discarded += 1
 
 
 class NodeMachine(Machine):
-    def __init__(self, world: World, name: str, incarnation: int) -> None:
-        super().__init__(world, name, world.chance(f"{name} {incarnation}"))
+    """``directory`` is its own, though another node's may be a copy of it."""
+
+    def __init__(self, world: World, name: str, directory: Directory) -> None:
+        directory.incarnation += 1
+        super().__init__(world, name, world.chance(f"{name} {directory.incarnation} {directory.lock}"))
         plan = world.plan
-        me = Self(self.chance.randbytes(8), name, incarnation, f"{name}.host", self.life, "3.11", "0", plan.slots, {})
-        self.incarnation = incarnation
+        labels = world.labels_of(name)
+        self.session = self.chance.randbytes(8)
+        me = Self(
+            self.session,
+            name,
+            directory.incarnation,
+            f"{name}.host",
+            self.life,
+            "3.11",
+            "0",
+            plan.slots,
+            labels,
+            directory.previous,
+            directory.lock,
+        )
+        self.directory = directory
+        self.born_at = self._clock.now
+        self.born_with = directory.previous
+        self.ended_at: float | None = None
         self.agent = Agent(me, AgentLimits(cached_blobs=plan.spare_blobs))
         self.disk = Disk(self._clock, self.chance, self.post, world.disk_fails)
-        self.pool = Pool(self._clock, self.chance, plan, world.ledger, self.disk, name, self.life, self.ring)
+        self.pool = Pool(self._clock, self.chance, plan, world.ledger, self.disk, name, self.life, self.ring, labels)
         self.pool.faulty = world.faulty
         self.wire = Wire(self, NODE_KEY)
         self.stopped: Stop | None = None
@@ -251,14 +284,23 @@ class NodeMachine(Machine):
             case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
                 self.disk.perform(effect)
             case Stop():
-                if effect.error:
+                if not effect.error:
+                    self.world.node_ended(self)
+                elif "is here already" in effect.reason:
+                    self.world.node_refused(self)
+                else:
                     raise Broken(f"{self.name} stops with an error: {effect.reason}")
-                self.world.node_ended(self)
             case _:
                 raise Broken(f"{self.name} wants {effect}")
 
+    def _note(self, kind: str, about: dict[str, Any], text: str) -> None:
+        super()._note(kind, about, text)
+        if kind == "registered":
+            self.directory.previous = self.session
+
     def end(self) -> None:
         super().end()
+        self.ended_at = self._clock.now
         self.pool.close()
         self.world.network.hang_up(self.wire)
 
@@ -317,6 +359,11 @@ class ClientMachine(Machine):
         return job_id(self.session.session, counter)
 
     # -- what its session does ----------------------------------------------------------------------
+
+    def _note(self, kind: str, about: dict[str, Any], text: str) -> None:
+        super()._note(kind, about, text)
+        if kind == "jobs_wait":
+            self.world.told_waiting(self, about["reason"])
 
     def _perform(self, effect: Any) -> None:
         ledger = self.world.ledger

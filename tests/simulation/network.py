@@ -26,6 +26,9 @@ COORDINATOR = Identity("coordinator's key", "coordinator", "coordinator", "defau
 HALF_OPEN_S = 6.0
 """The transport's own heartbeat ends a connection whose other side is silent so long."""
 
+DAYLIGHT_S = 10.0
+"""At least so long between two black holes of one machine."""
+
 
 @dataclass(slots=True)
 class _Direction:
@@ -64,6 +67,8 @@ class Wire:
         self.identity = identity
         self.connection: Connection | None = None
         self.left_over: list[bytes] = []
+        self.dark_until = 0.0
+        """Nothing gets through, and no connection comes about."""
         self.closed = False
 
 
@@ -105,7 +110,12 @@ class Network:
         if wire.closed or not wire.machine.alive or wire.connection is not None:
             return
         there = self.coordinator
-        if there is None or not there.alive or (there.paused and self._chance.random() < 0.5):
+        if (
+            wire.dark_until > self._clock.now
+            or there is None
+            or not there.alive
+            or (there.paused and self._chance.random() < 0.5)
+        ):
             self.dial(wire)
             return
         self._route += 1
@@ -150,6 +160,19 @@ class Network:
                 direction.frozen_until = until
         if seconds > HALF_OPEN_S:
             self._clock.after(HALF_OPEN_S, self._cut, connection)
+
+    def darken(self, wire: Wire, seconds: float) -> None:
+        """A black hole lies on the way. Ones that follow at once would make a silence no client bears."""
+        now = self._clock.now
+        if now < wire.dark_until + DAYLIGHT_S or wire.closed:
+            return
+        self.faults["black holes"] += 1
+        wire.dark_until = now + seconds
+        connection = wire.connection
+        if connection is not None:
+            connection.up.frozen_until = connection.down.frozen_until = wire.dark_until
+            if seconds > HALF_OPEN_S:
+                self._clock.after(HALF_OPEN_S, self._cut, connection)
 
     def _seen_here(self, connection: Connection) -> None:
         wire = connection.wire

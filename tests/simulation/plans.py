@@ -32,6 +32,11 @@ class Plan:
     spare_blobs: int = 512
     """Blobs an agent keeps for the next job that names them."""
 
+    scarce: float = 0.0
+    """Share of functions that demand a label which no node has,"""
+    scarce_s: float = 9.0
+    """...until one joins that has it, after so many seconds."""
+
     # -- the network: seconds, and chances per message
     delay_s: float = 0.001
     slow: float = 0.01
@@ -43,11 +48,15 @@ class Plan:
     cuts: float = 0.0
     freezes: float = 0.0
     """A direction of a connection holds everything back for seconds."""
+    black_holes: float = 0.0
+    """Nothing gets through to or from a machine for seconds, and none of the two ends is told."""
     coordinator_pauses: float = 0.0
     agent_pauses: float = 0.0
     client_pauses: float = 0.0
     agent_kills: float = 0.0
     agent_leaves: float = 0.0
+    clones: float = 0.0
+    """A node is copied with its directory, and the copy started; half of them while the original is cut off."""
     client_deaths: float = 0.0
     client_leaves: float = 0.0
     coordinator_restarts: float = 0.0
@@ -66,6 +75,9 @@ STORIES: dict[str, Plan] = {
         Plan("quiet", jobs=400),
         Plan("lossy", jobs=300, loss=0.03, duplicate=0.03, slow=0.03),
         Plan("cut links", jobs=300, cuts=25, freezes=5),
+        Plan("black holes", jobs=300, black_holes=12, cuts=3),
+        Plan("clones", jobs=300, clones=8, black_holes=2, freezes=6, cuts=6, agent_kills=6),
+        Plan("scarce labels", jobs=300, clients=3, scarce=0.4, scarce_s=14.0, cancels=0.0),
         Plan("pauses", jobs=300, coordinator_pauses=3, agent_pauses=6, client_pauses=4),
         Plan("agent crashes", jobs=300, agent_kills=8, agent_leaves=2, worker_crash=0.02, start_failure=0.2),
         Plan("coordinator restart", jobs=300, coordinator_restarts=3, loss=0.002),
@@ -131,6 +143,10 @@ def drawn(seed: int) -> Plan:
         worker_crash=maybe(0.1),
         start_failure=maybe(0.5),
         disk_error=maybe(0.02),
+        black_holes=maybe(6),
+        clones=maybe(6),
+        scarce=chance.choice((0.0, 0.0, 0.3)),
+        scarce_s=chance.uniform(0, 15),
     )
 
 

@@ -63,6 +63,7 @@ class Pool:
         node: str,
         life: int,
         ring: Any,
+        labels: dict[str, str],
     ) -> None:
         self._clock = clock
         self._chance = chance
@@ -72,6 +73,7 @@ class Pool:
         self._node = node
         self._life = life
         self._ring = ring
+        self._labels = labels
         self._workers: dict[int, _Worker] = {}
         self._pids = 0
         self._news: list[Any] = []
@@ -174,6 +176,8 @@ class Pool:
             self._die(worker, "signal 9 (SIGKILL)")
             return
         run = worker.running = worker.pipe.popleft()
+        if any(self._labels.get(key) != value for key, value in run.spec.labels):
+            raise Broken(f"{self._node} runs a job whose label it has not: token {run.token}")
         try:
             payload, code = self._inputs(run)
         except Broken:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ import pytest
 from cluster.actor import Header
 from cluster.blobs import Outgoing
 from cluster.client_session import ClientSession
-from cluster.messages import Message, Welcome
+from cluster.messages import Message, NodeHello, Waiting, Welcome
 from cluster.session import Link, Verdict
 from node.agent import Agent
+from scheduler import names
+from scheduler.clients import Client
 from scheduler.coordinator import Coordinator
 from scheduler.exchange import Exchange
 from scheduler.leases import Leases
 from scheduler.lifecycle import Job
 from scheduler.roster import Node
+from scheduler.waiting import WaitingJobs
 from tests.simulation import pool
 from tests.simulation.__main__ import main, replay_command
 from tests.simulation.plans import STORIES, Plan, drawn
@@ -75,6 +79,12 @@ def test_where_nothing_fails_nothing_happens_twice() -> None:
     assert report.executions + report.outcomes["cancelled"] == report.commits == plan.jobs
 
 
+def test_of_two_that_claim_a_name_one_is_refused_and_the_other_works_on() -> None:
+    report = simulate(1, STORIES["clones"])
+    keeps_its_promises(report)
+    assert report.faults["nodes refused"] >= report.faults["nodes cloned"] > 0
+
+
 def test_one_seed_is_one_trace_whatever_the_hash_seed() -> None:
     def traces(hash_seed: str, *arguments: str) -> str:
         return subprocess.run(
@@ -121,6 +131,23 @@ def sabotage(plan: Callable[[int], Plan] = drawn) -> Callable[[Sabotage], Sabota
 
 def same_results(seed: int) -> Plan:
     return STORIES["same results"]
+
+
+def clones(seed: int) -> Plan:
+    return STORIES["clones"]
+
+
+def late_words(seed: int) -> Plan:
+    """Agents say hello all the time, and die while some of it is on its way."""
+    return replace(STORIES["clones"], clones=0, nodes=2, cuts=60, delay_s=0.03, slow=0.3)
+
+
+def scarce_labels(seed: int) -> Plan:
+    return STORIES["scarce labels"]
+
+
+def few_scarce_labels(seed: int) -> Plan:
+    return replace(STORIES["scarce labels"], clients=6, jobs=100, scarce=0.15)
 
 
 @sabotage()
@@ -237,6 +264,63 @@ def a_blob_is_dropped_though_a_worker_has_just_made_it_again(patch: pytest.Monke
 @sabotage(same_results)
 def large_results_are_named_before_the_agent_reads_of_them(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pool, "NAMED_WHEN_READ", False)
+
+
+@sabotage(clones)
+def a_copied_directory_takes_over_by_its_story(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(names, "succeeds", lambda hello, holder: hello.previous == holder.session)
+
+
+@sabotage(late_words)
+def a_late_hello_of_an_earlier_life_takes_over(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(names, "succeeds", lambda hello, holder: hello.lock == holder.lock)
+
+
+@sabotage(clones)
+def who_claims_a_name_is_refused_though_its_holder_is_dead(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(names, "proved_alive", lambda hello, holder: hello.session in holder.claims)
+
+
+@sabotage(clones)
+def a_word_from_before_the_claim_shows_the_holder_alive(patch: pytest.MonkeyPatch) -> None:
+    def claim(hello: NodeHello, holder: Node) -> None:
+        holder.claims[hello.session] = holder.link.number, holder.link.acked
+
+    patch.setattr(names, "claim", claim)
+
+
+@sabotage(scarce_labels)
+def labels_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Node, "satisfies", lambda self, demand: True)
+
+
+@sabotage(scarce_labels)
+def nobody_is_told_why_jobs_wait(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WaitingJobs, "words", lambda self, ready, roster, now: [])
+
+
+@sabotage(scarce_labels)
+def it_is_told_again_and_again_why_jobs_wait(patch: pytest.MonkeyPatch) -> None:
+    watch = WaitingJobs.watch
+
+    def forgets(self: WaitingJobs, ready: Any, roster: Any, now: float) -> None:
+        watch(self, ready, roster, now)
+        self._unmet = {demand: unmet for demand, unmet in self._unmet.items() if not unmet.told}
+
+    patch.setattr(WaitingJobs, "watch", forgets)
+
+
+@sabotage(few_scarce_labels)
+def others_are_told_why_jobs_wait(patch: pytest.MonkeyPatch) -> None:
+    words = WaitingJobs.words
+
+    def tells_others(self: WaitingJobs, ready: Any, roster: Any, now: float) -> Iterator[tuple[Client, Waiting]]:
+        others = {id(job.client): job.client for node in roster for job in node.leases}
+        for client, word in words(self, ready, roster, now):
+            yield from ((other, word) for other in others.values())
+            yield client, word
+
+    patch.setattr(WaitingJobs, "words", tells_others)
 
 
 @pytest.mark.parametrize("name", SABOTAGES)

@@ -17,6 +17,9 @@ from tests.simulation.plans import Plan
 
 ECHO, LARGE, RAISE = range(3)
 
+LABEL = ("gpu", "yes")
+"""What some functions demand of a node."""
+
 LARGE_BYTES = 512
 """Above, code travels as a blob; blobs are a few chunks of ``scale.SIZES``."""
 
@@ -31,6 +34,11 @@ class Work:
     payload: bytes
     large: bool
     """Whether the payload travels as a blob."""
+
+    @property
+    def picky(self) -> bool:
+        """Whether it demands a label."""
+        return bool(Spec.decode(self.spec).labels)
 
 
 def sha(data: bytes) -> bytes:
@@ -57,11 +65,12 @@ class Workload:
     def _function(self, number: int) -> tuple[bytes, bytes, float]:
         chance = self._chance
         mean_s = (0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2)[number % 6] * chance.uniform(0.5, 2)
+        labels = (LABEL,) if chance.random() < self._plan.scarce else ()
         if chance.random() >= self._plan.by_value:
-            return Spec(f"user:f{number}", False, b"f%d" % number).encode(), b"", mean_s
+            return Spec(f"user:f{number}", False, b"f%d" % number, labels=labels).encode(), b"", mean_s
         size = LARGE_BYTES // 2 if number % 2 else chance.randint(LARGE_BYTES + 1, 5 * 1024)
         code = noise(f"code {number}", size)
-        return Spec(f"user:f{number}", True, sha(code), len(code)).encode(), code, mean_s
+        return Spec(f"user:f{number}", True, sha(code), len(code), labels=labels).encode(), code, mean_s
 
     def burst(self, count: int) -> list[Work]:
         """Jobs of one call of ``map``, or of several functions mixed."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
+from cluster.config import WAIT_WORD_S
 from tests.simulation.clock import Clock
 from tests.simulation.leaks import leaks
 from tests.simulation.ledger import Broken, Ledger
-from tests.simulation.machines import SESSION_S, ClientMachine, CoordinatorMachine, Machine, NodeMachine
+from tests.simulation.machines import SESSION_S, ClientMachine, CoordinatorMachine, Directory, Machine, NodeMachine
 from tests.simulation.network import Network
 from tests.simulation.plans import Plan
 from tests.simulation.scale import reduced
-from tests.simulation.work import Workload
+from tests.simulation.work import LABEL, Workload
 
 SETTLE_S = 240.0
 """Virtual time in which all jobs must have their outcome once nothing fails any more."""
@@ -71,7 +72,14 @@ class World:
         self._names = 0
         self._gone: list[Machine] = []
         self.coordinator = self._new_coordinator(1)
-        self.nodes = [NodeMachine(self, f"node{n}", 1) for n in range(plan.nodes)]
+        self._sessions: dict[str, NodeMachine] = {}
+        """Every life of a node there was."""
+        self.nodes = [self._new_node(f"node{n}", Directory(f"node{n}")) for n in range(plan.nodes)]
+        self.clones: list[NodeMachine] = []
+        """Copies of a node that claim its name."""
+        self._told_waiting: dict[tuple[str, int], int] = {}
+        """How often a client was told that no node has the label, by an epoch of the coordinator."""
+        self._scarce = plan.scarce > 0
         self.clients = [self._new_client() for _ in range(plan.clients)]
         self._plan_work()
         self._plan_faults()
@@ -119,8 +127,71 @@ class World:
         self._end(node)
         self.clock.after(self._weather.uniform(0.1, 6), self._restart_node, node)
 
+    def _new_node(self, name: str, directory: Directory) -> NodeMachine:
+        node = NodeMachine(self, name, directory)
+        self._sessions[node.session.hex()] = node
+        return node
+
     def _restart_node(self, node: NodeMachine) -> None:
-        self.nodes[self.nodes.index(node)] = NodeMachine(self, node.name, node.incarnation + 1)
+        if self._chance_of_a_reboot():
+            node.directory.lock += "'"
+        self.nodes[self.nodes.index(node)] = self._new_node(node.name, node.directory)
+
+    def _chance_of_a_reboot(self) -> bool:
+        return self.plan.clones > 0 and self._weather.random() < 0.3
+
+    def node_refused(self, node: NodeMachine) -> None:
+        """It was told that another has its name, and stops for good; but one that nobody copied is started again."""
+        others = [m for m in self._sessions.values() if m.name == node.name and m is not node]
+        if not any(m.ended_at is None or m.ended_at > node.born_at for m in others):
+            raise Broken(f"{node.name} is refused for its name, which nobody else has borne in its time")
+        self.faults["nodes refused"] += 1
+        self.ledger.note("{} (life {}) is refused for its name", node.name, node.life)
+        if node in self.clones:
+            self.clones.remove(node)
+            self.ledger.node_ended(node.life)
+            self._end(node)
+            return
+        clone = next((c for c in self.clones if c.name == node.name), None)
+        if clone is None:
+            self.node_ended(node)
+            return
+        self.ledger.node_ended(node.life)
+        self._end(node)
+        self.clones.remove(clone)
+        self.nodes[self.nodes.index(node)] = clone
+
+    def deposed(self, session: str) -> None:
+        """The coordinator ends a life because a later one has come."""
+        if self._sessions[session].alive:
+            raise Broken(f"{self._sessions[session].name} lives, and another takes its name")
+
+    def labels_of(self, name: str) -> dict[str, str]:
+        return dict([LABEL]) if name == "labelled" else {}
+
+    def told_waiting(self, client: ClientMachine, reason: str) -> None:
+        if "label gpu=yes" not in reason:
+            return
+        stories = self.ledger.jobs.values()
+        if not any(s.client == client.name and s.work.picky for s in stories):
+            raise Broken(f"{client.name} is told that jobs wait for a label, and has no such jobs")
+        key = client.name, self.coordinator.coordinator.epoch
+        self._told_waiting[key] = self._told_waiting.get(key, 0) + 1
+        if self._scarce and not self.plan.cancels and self._told_waiting[key] > 1:
+            raise Broken(f"{client.name} is told twice why its jobs wait")
+
+    def _end_scarcity(self) -> None:
+        """A node joins that has the label. Who has waited for it was told why, if nothing came between."""
+        self._scarce = False
+        quiet = not self.faults and not self.network.faults
+        for client in self.clients if quiet else ():
+            since = [s.handed_in_at for s in self.ledger.open if s.client == client.name and s.work.picky]
+            waited = bool(since) and self.clock.now - min(since) > WAIT_WORD_S + 2
+            if waited and (client.name, self.coordinator.coordinator.epoch) not in self._told_waiting:
+                raise Broken(f"{client.name} was not told why its jobs wait")
+        self.nodes.append(self._new_node("labelled", Directory("labelled")))
+        if not self.faulty:
+            self.nodes[-1].pool.faulty = False
 
     def _restart_coordinator(self) -> None:
         if not self.coordinator.alive:
@@ -145,6 +216,8 @@ class World:
             left -= count
             moment = chance.uniform(0, self.plan.span_s) * chance.random()
             self.clock.at(moment, self._submit, load, count, chance)
+        if self._scarce:
+            self.clock.at(self.plan.scarce_s, self._end_scarcity)
         for _ in range(5):
             self.clock.at(chance.uniform(0, self.plan.span_s), self._ask, chance)
 
@@ -173,6 +246,8 @@ class World:
             (plan.agent_leaves, self._node_leaves),
             (plan.client_deaths, self._kill_client),
             (plan.client_leaves, self._client_leaves),
+            (plan.black_holes, self._darken),
+            (plan.clones, self._clone),
             (plan.coordinator_restarts, lambda: self._count("coordinator restarts", self._restart_coordinator)),
         ]
         for mean, fault in kinds:
@@ -199,6 +274,25 @@ class World:
             connection = self._weather.choice(connections)
             self.ledger.note("fault: the connection of {} is frozen", connection.wire.machine.name)
             self.network.freeze(connection, 10 ** self._weather.uniform(-1, 1))
+
+    def _darken(self) -> None:
+        machines: list[NodeMachine | ClientMachine] = [*self.nodes, *self.clients, *self.clones]
+        machine = self._weather.choice(machines)
+        self.ledger.note("fault: {} is in a black hole", machine.name)
+        self.network.darken(machine.wire, 10 ** self._weather.uniform(0.5, 1.4))
+
+    def _clone(self) -> None:
+        """The machine is copied as it runs, or as it was when it began; the original lives on, or is cut off."""
+        original = self._living_node()
+        if original is None or any(c.name == original.name for c in self.clones):
+            return
+        directory = replace(original.directory, lock=f"copy {self.new_life()}")
+        if self._weather.random() < 0.3:
+            directory.incarnation, directory.previous = directory.incarnation - 1, original.born_with
+        self._count("nodes cloned", lambda: self.clones.append(self._new_node(original.name, directory)))
+        self.clones[-1].pool.faulty = self.faulty
+        if self._weather.random() < 0.5:
+            self.network.darken(original.wire, 10 ** self._weather.uniform(0.5, 1.4))
 
     def _pause(self, kind: str, machines: Sequence[Machine]) -> None:
         machine = self._weather.choice(machines)
@@ -234,7 +328,7 @@ class World:
         """From here on nothing fails any more."""
         self.ledger.note("nothing fails any more")
         self.faulty = self.network.faulty = False
-        for node in self.nodes:
+        for node in (*self.nodes, *self.clones):
             node.pool.faulty = False
 
     # -- to the end ---------------------------------------------------------------------------------
@@ -273,7 +367,7 @@ class World:
         return "; ".join(words)
 
     def fill(self, report: Report) -> None:
-        for node in self.nodes:
+        for node in (*self.nodes, *self.clones):
             self.faults.update(node.pool.faults)
         stories = self.ledger.jobs.values()
         report.virtual_s = self.clock.now
