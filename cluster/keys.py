@@ -22,6 +22,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,7 +40,7 @@ ROLES = ("client", "node")
 NAMESPACE = "default"
 MAX_FILE_BYTES = 1 << 20
 
-_ADDRESS = re.compile(r"tcp://(\[[0-9A-Fa-f:.%\w]+\]|[^\s/:\[\]*]+):(\d{1,5})")
+_ADDRESS = re.compile(r"tcp://(?:\[([^\s\[\]]+)\]|[^\s/:\[\]*]+):(\d{1,5})", re.ASCII)
 _SOCKET_NAME_BYTES = 24
 """Room kept for the name of a socket inside the runtime directory."""
 
@@ -60,8 +61,8 @@ def connection_path(role: str) -> Path:
     return coordinator_dir() / f"{role}.json"
 
 
-def runtime_dir(directory: Path) -> Path:
-    """A private directory for the sockets of the coordinator that lives in ``directory``; made if missing.
+def runtime_path(directory: Path) -> Path:
+    """Where the sockets of the coordinator that lives in ``directory`` are.
 
     Under ``$XDG_RUNTIME_DIR`` or ``/tmp``, because the path of a socket has at most 107 bytes.
     """
@@ -70,6 +71,12 @@ def runtime_dir(directory: Path) -> Path:
     path = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / name
     if len(os.fsencode(path)) + _SOCKET_NAME_BYTES > UNIX_PATH_BYTES or not os.access(path.parent, os.W_OK):
         path = Path("/tmp") / name
+    return path
+
+
+def runtime_dir(directory: Path) -> Path:
+    """That directory, private; made if missing."""
+    path = runtime_path(directory)
     _private_dir(path, may_be_link=False)
     return path
 
@@ -139,7 +146,7 @@ class ConnectionFile:
         for i, entry in enumerate(fields.get("coordinators", list)):
             where = f"coordinators[{i}]"
             inner = _Fields(path, entry, fields.remedy, where + ".")
-            coordinators.append((inner.matching("address", _is_address, "tcp://host:port"), inner.key("server_key")))
+            coordinators.append((inner.matching("address", is_address, "tcp://host:port"), inner.key("server_key")))
         local = fields.get("local", str, type(None))
         if local is not None and not local.startswith("ipc:///"):
             raise fields.wrong("local", "is not ipc:// and an absolute path")
@@ -446,6 +453,12 @@ def _is_hex(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{32}", text) is not None
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether it is ``tcp://host:port`` with a host that can be dialled by name, or by number."""
     match = _ADDRESS.fullmatch(text)
-    return match is not None and 0 < int(match[2]) < 65536
+    if match is None or not 0 < int(match[2]) < 65536:
+        return False
+    try:
+        return match[1] is None or bool(IPv6Address(match[1]))
+    except ValueError:
+        return False

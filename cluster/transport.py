@@ -67,6 +67,8 @@ REDIAL_S = 2.0
 """Pause after a refusal."""
 QUICK_S = 1.0
 """A handshake failing so fast was refused; a slower one met a coordinator that is stopped or busy."""
+PROBE_S = 1.0
+"""Time for one who keeps hanging up to say what he is. The host waits for it, with no connection to miss."""
 REFUSALS, REFUSED_S, REFUSED_AGAIN_S = 3, 2.0, 15.0
 """Quick failures in a row, and seconds of them, that are no restart; more seconds once it had worked."""
 QUIET_S = 5.0
@@ -79,6 +81,9 @@ _MORE = int(zmq.RCVMORE)
 
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 _ZAP_DOMAIN = b"ganger"
+_GREETING = struct.Struct("10s2s20s32s")
+"""ZMTP 3 (rfc.zeromq.org/spec/23): signature, version, mechanism; the rest does not matter here."""
+_SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 _MONITOR_EVENT = struct.Struct("=HI")
 _monitor_numbers = itertools.count()
 
@@ -249,7 +254,12 @@ class Dial:
     TCP needs the coordinator's public key and a key pair of one's own; an ipc address needs none of them.
     When a connection ends, libzmq throws away what had come by it and was not yet drained: the price of
     ``IMMEDIATE``, without which messages for a lost connection would turn up on the next one.
-    A refusal is reported as :class:`Rejected`, and tried again two seconds later by ``drain`` or ``send``.
+    A refusal is reported as :class:`Rejected`, and tried again two seconds later by ``drain`` or ``send``. So is
+    a connection that broke the protocol: libzmq does not dial again after those.
+
+    What can be told apart: an unknown key is refused in words, and only by who has the server key. A wrong server
+    key is not: there the other side just hangs up, as a dying coordinator does, or a proxy with nobody behind it.
+    If that goes on, its greeting is asked for, and a CURVE server that greets and hangs up has another key.
     """
 
     def __init__(
@@ -261,7 +271,7 @@ class Dial:
         secret_key: str | None = None,
     ) -> None:
         self.address = address
-        self._public_key = public_key
+        self._public_key, self._server_key = public_key, server_key
         self._identity = LOCAL
         if server_key is not None:
             self._identity = Identity(server_key, "coordinator", "coordinator", "default")
@@ -272,6 +282,8 @@ class Dial:
         self.connected = False
         self._was_connected = False
         self._dialled_at = 0.0
+        self._failed = False
+        """Whether libzmq has named the fault of this handshake."""
         self._refused = False
         self._refusals = 0
         self._refused_since = 0.0
@@ -369,30 +381,47 @@ class Dial:
     # -- what the monitor says ----------------------------------------------------------------------
 
     def _note(self, event: int, value: int, events: list[Event]) -> None:
+        reason = ""
         if event == zmq.EVENT_CONNECTED:
             self._dialled_at = monotonic()
+            self._failed = False
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.connected = self._was_connected = True
             self._refused, self._refusals = False, 0
             events.append(Connected())
         elif event == zmq.EVENT_DISCONNECTED:
+            self._redial_at = monotonic() + REDIAL_S  # unless libzmq says that it does
             if self.connected:
                 self.connected = False
                 events.append(Disconnected())
+            elif not self._failed and (not self._was_connected or self._refused_for_long(0)):
+                reason = self._no_coordinator("it does not speak ZeroMQ")
+        elif event == zmq.EVENT_CONNECT_RETRIED:
+            self._redial_at = None
         elif event == zmq.EVENT_CLOSED:
             self._refusals = 0  # nobody listens there: a restart, not a refusal
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            self._refused = True
+            self._failed = self._refused = True
             if value == 400:
-                events.append(Rejected(self._unknown_key()))
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL or (
-            event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._refused_for_long(value)
-        ):
+                reason = self._unknown_key()
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            self._failed = self._refused = True
+            if self.connected:  # the stream was spoilt; libzmq may leave it at that, until its heartbeat fails
+                self.connected = False
+                events.append(Disconnected())
+            else:
+                reason = self._no_coordinator("it does not speak CURVE")
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._failed = True
+            if self._refused_for_long(value):
+                self._refusals = 0
+                reason = self._why_hung_up()
+        if reason:
             self._refused = True
-            events.append(Rejected(self._wrong_place()))
+            events.append(Rejected(reason))
 
     def _refused_for_long(self, error: int) -> bool:
-        """A CURVE server only hangs up on a client with a wrong server key. So does a dying one."""
+        """Whether this is no restart: several quick failures in a row, over some time."""
         now = monotonic()
         if error == errno.EAGAIN or now - self._dialled_at > QUICK_S:
             self._refusals = 0
@@ -404,9 +433,12 @@ class Dial:
         return self._refusals >= REFUSALS and now - self._refused_since >= enough_s
 
     def _hang_up(self) -> None:
-        """After a failed handshake libzmq dials no more, or far too often."""
+        """After such a failure libzmq dials no more, or far too often."""
         self._refused, self._refusals = False, 0
         self._redial_at = monotonic() + REDIAL_S
+        self._let_go()
+
+    def _let_go(self) -> None:
         try:
             self._socket.disconnect(self.address)
         except zmq.ZMQError:
@@ -415,18 +447,36 @@ class Dial:
     def _redial(self) -> None:
         if self._redial_at is not None and monotonic() >= self._redial_at:
             self._redial_at = None
+            self._let_go()
             self._socket.connect(self.address)
 
-    def _unknown_key(self) -> str:
+    def _why_hung_up(self) -> str:
+        """Why the handshakes fail without a word; empty if the other side shows no sign of being anybody."""
+        said = _greeting_of(self.address)
+        if not said or said == _SIGNATURE[: len(said)]:
+            return ""
+        if len(said) < _GREETING.size or said[0] != 0xFF:
+            return self._no_coordinator("it does not speak ZeroMQ")
+        if _GREETING.unpack(said)[2].rstrip(b"\0") != b"CURVE":
+            return self._no_coordinator("it does not speak CURVE")
         return (
-            f"the coordinator at {self.address} does not know this key ({(self._public_key or '')[:8]}...);"
+            f"the coordinator at {self.address} does not have the key our connection file names"
+            f" ({(self._server_key or '')[:8]}...): it was started anew in another directory, or the file is of another"
+            " cluster; copy a fresh connection file from it"
+        )
+
+    def _unknown_key(self) -> str:
+        """It had to show that it has the server key before it could say so."""
+        return (
+            f"the coordinator at {self.address} is the right one, but does not know this key"
+            f" ({(self._public_key or '')[:8]}...): it was replaced there, or never registered;"
             " copy a fresh connection file from it"
         )
 
-    def _wrong_place(self) -> str:
+    def _no_coordinator(self, why: str) -> str:
         return (
-            f"the coordinator at {self.address} does not have the key our connection file names,"
-            " or is no Ganger coordinator; copy a fresh connection file from it, or correct the address"
+            f"what listens at {self.address} is no Ganger coordinator: {why};"
+            " copy a fresh connection file from the coordinator, or correct the address"
         )
 
 
@@ -604,6 +654,25 @@ def _peer_address(frame: zmq.Frame) -> str:
         return f"from {frame.get('Peer-Address')}"
     except zmq.ZMQError:
         return ""
+
+
+def _greeting_of(address: str) -> bytes:
+    """What who listens there says to ours: 64 bytes of a ZMTP greeting, or what else there was of it."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    said = b""
+    give_up_at = monotonic() + PROBE_S
+    try:
+        with net.create_connection((host.strip("[]"), int(port)), PROBE_S) as probe:
+            probe.sendall(_GREETING.pack(_SIGNATURE, b"\x03\x00", b"CURVE", b""))
+            while len(said) < _GREETING.size and (left := give_up_at - monotonic()) > 0:
+                probe.settimeout(left)
+                piece = probe.recv(_GREETING.size - len(said))
+                if not piece:
+                    break
+                said += piece
+    except (OSError, ValueError):
+        pass
+    return said
 
 
 # ------------------------------------------------------------------------------------ sockets

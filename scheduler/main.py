@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,17 @@ from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
 from cluster.config import CoordinatorLimits, Times
 from cluster.errors import ConfigError
 from cluster.host import Host, Lifeline, Mailbox, Source, raise_file_limit
-from cluster.keys import Home, remove_runtime_dir, runtime_dir
+from cluster.keys import Home, is_address, remove_runtime_dir, runtime_dir
 from cluster.logs import FactLog
+from cluster.packages import own_version
 from cluster.transport import Doors
 from scheduler.coordinator import Coordinator
 
 FAREWELL_MS = 200
 """How long last messages may take to leave at the end."""
+
+EVERYWHERE = ("0.0.0.0", "::", "*", "")
+"""Hosts to listen on that mean every interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +65,27 @@ class _Refusals:
 
 def advertised(settings: Settings, host: str, port: int) -> str:
     """The address others shall dial. Raises ``ConfigError`` if it cannot be told."""
-    if settings.advertise:
-        name, colon, own_port = settings.advertise.rpartition(":")
-        if colon and own_port.isdigit() and not name.endswith(":"):
-            return f"tcp://{name}:{own_port}"
-        name = settings.advertise
-        return f"tcp://[{name}]:{port}" if ":" in name and not name.startswith("[") else f"tcp://{name}:{port}"
-    if host in ("0.0.0.0", "::"):
+    given = settings.advertise
+    if not given and host in EVERYWHERE:
         raise ConfigError(
             f"listening on {host} means every interface, so the address others shall dial cannot be told: "
             "give it with --advertise HOST[:PORT]"
         )
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    name, own_port = given or host, str(port)
+    if given and not given.endswith("]") and (given.startswith("[") or given.count(":") == 1):
+        name, _, own_port = given.rpartition(":")
+    address = f"tcp://[{name}]:{own_port}" if ":" in name and not name.startswith("[") else f"tcp://{name}:{own_port}"
+    if given and (not is_address(address) or name.strip("[]") in EVERYWHERE):
+        raise ConfigError(
+            f"--advertise {given} is no address that others can dial; it is HOST, HOST:PORT or [IPV6]:PORT, with a"
+            " name or a number of this machine"
+        )
+    return address
 
 
 def run(settings: Settings) -> Stop:
     """Run a coordinator in this process until it is told to stop, or its parent is gone."""
-    if settings.host in ("0.0.0.0", "::") and not settings.advertise:
-        advertised(settings, settings.host, settings.port)
+    advertised(settings, settings.host, settings.port or 1)  # before anything is made
     raise_file_limit()
     home = Home(settings.directory)
     context = zmq.Context()
@@ -96,7 +102,7 @@ def run(settings: Settings) -> Stop:
         doors.bind_ipc(ipc)
         home.write_connection_files([advertised(settings, host, port)], f"ipc://{ipc}")
         actor = Coordinator(
-            home.epoch, home.cluster_id, version("ganger"), random.Random(), settings.times, settings.limits
+            home.epoch, home.cluster_id, own_version(), random.Random(), settings.times, settings.limits
         )
         sources: list[Source] = [doors, _Refusals(doors, log), blobs, mailbox]
         if lifeline is not None:

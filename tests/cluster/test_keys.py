@@ -20,7 +20,7 @@ import zmq
 from cluster import keys
 from cluster.actor import Identity
 from cluster.errors import ConfigError, NoConnection
-from cluster.keys import ConnectionFile, Home, find_connection, remove_runtime_dir, runtime_dir
+from cluster.keys import ConnectionFile, Home, find_connection, is_address, remove_runtime_dir, runtime_dir
 
 ADDRESS = "tcp://127.0.0.1:7077"
 
@@ -360,3 +360,29 @@ def test_places_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GANGER_HOME")
     monkeypatch.setenv("HOME", "/home/eve")
     assert keys.coordinator_dir() == Path("/home/eve/.ganger/coordinator")
+
+
+# ------------------------------------------------------------------------------------ addresses
+
+
+@pytest.mark.parametrize(
+    "text, dialable",
+    [
+        ("tcp://head.example:7077", True),
+        ("tcp://192.0.2.7:1", True),
+        ("tcp://[2001:db8::1]:65535", True),
+        ("tcp://[fe80::1%eth0]:7077", True),
+        ("tcp://head.example", False),
+        ("tcp://head.example:0", False),
+        ("tcp://head.example:65536", False),
+        ("tcp://2001:db8::1:7077", False),
+        ("tcp://[head.example]:7077", False),
+        ("tcp://*:7077", False),
+        ("tcp://:7077", False),
+        ("tcp://tcp://head.example:7077", False),
+        ("http://head.example:7077", False),
+        ("tcp://head.example:\uff17077", False),
+    ],
+)
+def test_addresses(text: str, dialable: bool) -> None:
+    assert is_address(text) == dialable

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
+import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,8 +62,10 @@ class Net:
         self.contexts.append(zmq.Context())
         return self.contexts[-1]
 
-    def open(self, port: int = 0, identity_of: Callable[[str], Identity | None] | None = None) -> str:
-        self.doors = Doors(self.context(), SERVER_SECRET, identity_of or self.known.get)
+    def open(
+        self, port: int = 0, identity_of: Callable[[str], Identity | None] | None = None, secret: str = SERVER_SECRET
+    ) -> str:
+        self.doors = Doors(self.context(), secret, identity_of or self.known.get)
         self._closing.append(self.doors)
         host, port = self.doors.bind_tcp("127.0.0.1", port)
         return f"tcp://{host}:{port}"
@@ -189,6 +194,7 @@ def test_an_unknown_key_is_refused_in_words_on_both_sides(net: Net) -> None:
     (rejected,) = net.at_dial[dial]
     assert type(rejected) is Rejected and "does not know this key" in rejected.reason
     assert "copy a fresh connection file" in rejected.reason and dial.address in rejected.reason
+    assert f"is the right one, but does not know this key ({OTHER_PUBLIC[:8]}...)" in rejected.reason
     assert net.facts == [f"1 handshakes refused: unknown key ({OTHER_PUBLIC[:8]}... from 127.0.0.1)"]
     assert net.at_doors == []
 
@@ -236,9 +242,23 @@ def test_a_wrong_server_key_is_named_when_it_is_no_restart(net: Net, monkeypatch
     dial = net.dial(net.open(), server=OTHER_PUBLIC)
     net.until(lambda: net.at_dial[dial], "a rejection")
     (rejected,) = net.at_dial[dial]
-    assert type(rejected) is Rejected and "does not have the key our connection file names" in rejected.reason
+    assert (
+        type(rejected) is Rejected and "started anew in another directory, or the file is of another" in rejected.reason
+    )
+    assert f"does not have the key our connection file names ({OTHER_PUBLIC[:8]}...)" in rejected.reason
     assert any("another server key in its connection file" in text for text in net.facts)
     assert net.at_doors == []
+
+
+def test_a_coordinator_started_anew_with_other_keys_is_named(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "REFUSED_AGAIN_S", 0.2)
+    address = net.open()
+    dial = net.connected(net.dial(address))
+    net.shut()
+    net.open(int(address.rpartition(":")[2]), secret=OTHER_SECRET)
+    net.until(lambda: len(net.at_dial[dial]) == 3, "a rejection")
+    assert net.at_dial[dial][:2] == [Connected(), Disconnected()]
+    assert "does not have the key our connection file names" in net.at_dial[dial][2].reason
 
 
 def test_a_peer_without_curve_gets_nothing_and_is_counted(net: Net) -> None:
@@ -262,21 +282,79 @@ def test_a_port_scan_is_counted_and_reported_once_in_a_while(net: Net) -> None:
     assert 1 <= len(net.facts) < 5
 
 
-def test_a_listener_that_is_no_coordinator_is_named(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "REFUSED_S", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as web:
-        web.setblocking(False)
-        dial = net.dial(f"tcp://127.0.0.1:{web.getsockname()[1]}")
+class Listener:
+    """Something else at an address: ``serve`` is called with each connection, and then it hangs up."""
 
-        def rejected() -> object:
+    def __init__(self, serve: Callable[[socket.socket], object], port: int = 0) -> None:
+        self._serve = serve
+        self._server = socket.create_server(("127.0.0.1", port))
+        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
+        self.served = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._server.close()
+
+    def _run(self) -> None:
+        while True:
             try:
-                web.accept()[0].close()
-            except BlockingIOError:
-                pass
-            return net.at_dial[dial]
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(WAIT_S)
+                self._serve(connection)
+            self.served += 1
 
-        net.until(rejected, "a rejection")
-    assert "or is no Ganger coordinator" in net.at_dial[dial][0].reason
+
+def answer_as_web_server(connection: socket.socket) -> None:
+    connection.recv(10)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize("serve", [answer_as_web_server, lambda c: c.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")])
+def test_a_listener_that_is_no_coordinator_is_named(net: Net, serve: Callable[[socket.socket], object]) -> None:
+    with Listener(serve) as listener:
+        dial = net.dial(listener.address)
+        net.until(lambda: net.at_dial[dial], "a rejection")
+    (rejected,) = net.at_dial[dial]
+    assert type(rejected) is Rejected
+    assert f"what listens at {listener.address} is no Ganger coordinator: it does not speak ZeroMQ" in rejected.reason
+
+
+def test_a_zeromq_socket_without_curve_is_named(net: Net) -> None:
+    with net.context().socket(zmq.ROUTER) as other:
+        port = other.bind_to_random_port("tcp://127.0.0.1")
+        dial = net.dial(f"tcp://127.0.0.1:{port}")
+        net.until(lambda: net.at_dial[dial], "a rejection")
+    (rejected,) = net.at_dial[dial]
+    assert type(rejected) is Rejected
+    assert "is no Ganger coordinator: it does not speak CURVE; copy a fresh connection file" in rejected.reason
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_proxy_with_nobody_behind_it_is_waited_for_in_silence(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "REFUSED_S", 0.0)
+    asked: list[str] = []
+
+    def greeting_of(address: str) -> bytes:
+        asked.append(address)
+        return ask(address)
+
+    ask = transport._greeting_of
+    monkeypatch.setattr(transport, "_greeting_of", greeting_of)
+    with Listener(lambda connection: None) as proxy:
+        dial = net.dial(proxy.address)
+        net.until(lambda: len(asked) >= 2)
+        assert net.at_dial[dial] == []
+    net.open(int(proxy.address.rpartition(":")[2]))
+    net.connected(dial)
 
 
 def test_the_gate_outlives_garbage_and_a_failing_lookup(net: Net) -> None:
@@ -470,6 +548,55 @@ def test_a_restart_of_the_coordinator_is_disconnected_then_connected_and_no_reje
     net.until(lambda: len(net.at_dial[dial]) == 3)
     assert net.at_dial[dial] == [Connected(), Disconnected(), Connected()]
     assert net.introduce(dial) != old
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_connection_cut_for_what_came_by_it_is_dialled_again(net: Net) -> None:
+    dial = net.connected(net.dial(net.open()))
+    route = net.introduce(dial)
+    assert net.doors is not None and net.doors._tcp is not None
+    net.doors._tcp.send_multipart([route[1:], bytes(MAX_MESSAGE_BYTES + 10_000)])
+    net.until(lambda: len(net.at_dial[dial]) == 3)
+    assert net.at_dial[dial] == [Connected(), Disconnected(), Connected()]
+    assert net.introduce(dial) != route
+
+
+class SpoiltOnce:
+    """A proxy that passes on all bytes, but flips one bit of what the coordinator says after its handshake."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.removeprefix("tcp://").partition(":")
+        self._target = (host, int(port))
+        self.spoil = threading.Event()
+
+    def __call__(self, client: socket.socket) -> None:
+        with socket.create_connection(self._target) as server:
+            while True:
+                ready, _, _ = select.select([client, server], [], [], WAIT_S)
+                for end in ready:
+                    piece = bytearray(end.recv(65536))
+                    if not piece:
+                        return
+                    if end is server and self.spoil.is_set():
+                        self.spoil.clear()
+                        piece[-1] ^= 1
+                    (client if end is server else server).sendall(piece)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_stream_that_was_tampered_with_is_no_refusal(net: Net) -> None:
+    proxy = SpoiltOnce(net.open())
+    with Listener(proxy) as listener:
+        dial = net.connected(net.dial(listener.address))
+        route = net.introduce(dial)
+        proxy.spoil.set()
+        assert net.doors is not None
+        net.doors.send(Send(route, HEADER, Pulse()))
+        net.until(lambda: len(net.at_dial[dial]) == 3)
+        assert net.at_dial[dial] == [Connected(), Disconnected(), Connected()]
+        assert net.introduce(dial) != route
+        net.hang_up(dial)
+        net.until(lambda: listener.served == 2)
 
 
 def test_nobody_listening_is_waited_for_in_silence(net: Net) -> None:
