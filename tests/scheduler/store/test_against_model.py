@@ -1,0 +1,179 @@
+"""Any order of turns, pruning and crashes leaves a body with the rows of a model of plain dicts."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from cluster.ids import counter_of, job_id, session_of
+from scheduler.store import Changes, JobRow, NodeRow, OutcomeRow, SessionRow, SpecRow, Standing, StoreFailed
+from tests.scheduler.store.bodies import BODIES
+from tests.scheduler.store.model import Disk, ModelStore, Rows
+from tests.scheduler.store.rows import everything
+
+SESSIONS = [b"anne-ses", b"bert-ses", b"carl-ses"]
+SHAS = [None, None, None, bytes(32), b"s" * 32]
+
+
+class Turns(RuleBasedStateMachine):
+    """Writes the same to a body and to the model, and asks both whenever something was committed or lost."""
+
+    body = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.opener = BODIES[self.body].opener(self.directory)
+        self.disk = Disk()
+        self.settled = True
+        """Nothing is written and not committed."""
+
+    @initialize()
+    def open(self) -> None:
+        self.store, self.model = self.opener(), ModelStore(self.disk)
+        self.settled = True
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+        shutil.rmtree(self.directory)
+
+    @property
+    def rows(self) -> Rows:
+        """As they are with what is written."""
+        return self.model.rows
+
+    def write(self, *changes: Changes) -> None:
+        self.settled = False
+        self.store.write(changes)
+        self.model.write(changes)
+
+    # -- turns --------------------------------------------------------------------------------------
+
+    @rule(turns=st.lists(st.tuples(st.sampled_from(SESSIONS), st.integers(1, 60)), max_size=3), data=st.data())
+    def submit(self, turns: list[tuple[bytes, int]], data: Any) -> None:
+        changes = []
+        rank = self.rows.last_rank
+        accepted = {s: r.accepted for s, r in self.rows.sessions.items()}
+        used = {s: self.highest(s) for s in SESSIONS}
+        for session, n in turns:
+            first = max(accepted.get(session, 0), used[session]) + 1
+            sha = data.draw(st.sampled_from(SHAS))
+            rows = [
+                JobRow(job_id(session, first + i), rank + i + 1, 1, b"p" * (i % 7), sha, 9 if sha else 0)
+                for i in range(n)
+            ]
+            used[session] = first + n - 1
+            rank += n
+            changes.append(Changes({session: SessionRow(session, "k", "o", "n", first + n - 1)}, jobs=rows))
+        self.write(*changes)
+
+    def highest(self, session: bytes) -> int:
+        """Counter ever used: no job gets one twice, even of a forgotten session."""
+        ids = [*(row.id for row in self.rows.jobs.values()), *self.rows.outcomes]
+        return max((counter_of(id) for id in ids if session_of(id) == session), default=0)
+
+    @rule(data=st.data(), at=st.integers(0, 100), most=st.integers(1, 120))
+    def end(self, data: Any, at: int, most: int) -> None:
+        open_ranks = sorted(self.rows.jobs)
+        if not open_ranks:
+            return
+        start, step = data.draw(st.integers(0, len(open_ranks) - 1)), data.draw(st.integers(1, 3))
+        sha = data.draw(st.sampled_from(SHAS))
+        rows = [self.rows.jobs[rank] for rank in open_ranks[start::step][:most]]
+        if data.draw(st.booleans()):
+            rows.reverse()
+        self.write(
+            Changes(outcomes=[OutcomeRow(r.id, r.rank, 0, b"r", sha, 9 if sha else 0, float(at), 1) for r in rows])
+        )
+
+    @rule(session=st.sampled_from(SESSIONS))
+    def refuse(self, session: bytes) -> None:
+        counter = self.highest(session) + 1
+        self.write(Changes(outcomes=[OutcomeRow(job_id(session, counter), 0, 5, b"why", None, 0, 0.0, 0)]))
+
+    @rule(data=st.data(), attempt=st.integers(1, 9), node=st.sampled_from([b"", b"node-ses"]))
+    def remember(self, data: Any, attempt: int, node: bytes) -> None:
+        if self.rows.jobs:
+            chosen = data.draw(st.lists(st.sampled_from(sorted(self.rows.jobs)), unique=True, max_size=5))
+            self.write(Changes(standings={rank: Standing(rank, attempt, attempt, node, 1) for rank in chosen}))
+
+    @rule(names=st.dictionaries(st.sampled_from("abc"), st.none() | st.integers(0, 9)))
+    def nodes(self, names: dict[str, int | None]) -> None:
+        rows = {n: None if i is None else NodeRow(n, b"node-ses", i, "k", "h", b"a") for n, i in names.items()}
+        self.write(Changes(nodes=rows))
+
+    @rule(n=st.integers(1, 3), forget=st.lists(st.integers(1, 9)))
+    def specs(self, n: int, forget: list[int]) -> None:
+        first = self.rows.last_spec + 1
+        rows = [SpecRow(first + i, "o", b"raw", b"", bool(i)) for i in range(n)]
+        self.write(Changes(specs=rows, forgotten_specs=forget))
+
+    @rule(session=st.sampled_from(SESSIONS), accepted=st.integers(0, 100))
+    def claim(self, session: bytes, accepted: int) -> None:
+        self.write(Changes({session: SessionRow(session, "k", "o", "n", accepted)}))
+
+    @rule(sessions=st.lists(st.sampled_from(SESSIONS), max_size=2))
+    def forget(self, sessions: list[bytes]) -> None:
+        self.write(Changes(forgotten_sessions=sessions))
+
+    @rule(before=st.integers(0, 100), keep=st.integers(0, 60), most=st.integers(1, 50))
+    def prune(self, before: float, keep: int, most: int) -> None:
+        self.settled = False
+        assert self.store.prune(before, keep, most) == self.model.prune(before, keep, most)
+
+    # -- what becomes of them -----------------------------------------------------------------------
+
+    @rule()
+    def commit(self) -> None:
+        self.store.commit()
+        self.model.commit()
+        self.settled = True
+
+    @rule()
+    def crash(self) -> None:
+        self.store.close()
+        self.open()
+
+    @precondition(lambda self: self.rows.outcomes or self.rows.jobs)
+    @rule(data=st.data())
+    def contradict(self, data: Any) -> None:
+        """A second outcome, one of no job, or one twice: the transaction is gone with the store."""
+        wrong: list[list[OutcomeRow]] = []
+        if self.rows.outcomes:
+            row = data.draw(st.sampled_from(list(self.rows.outcomes.values())))
+            wrong += [[row], [row._replace(rank=0)]]
+        if self.rows.jobs:
+            job = data.draw(st.sampled_from(list(self.rows.jobs.values())))
+            row = OutcomeRow(job.id, job.rank, 0, b"", None, 0, 0.0, 1)
+            wrong += [[row, row], [row._replace(rank=self.rows.last_rank + 1)]]
+        changes = Changes(outcomes=data.draw(st.sampled_from(wrong)))
+        for store in (self.store, self.model):
+            with pytest.raises(StoreFailed):
+                store.write([changes])
+        self.crash()
+
+    @invariant()
+    def they_tell_the_same(self) -> None:
+        if self.settled and hasattr(self, "store"):
+            assert everything(self.store, *SESSIONS) == everything(self.model, *SESSIONS)
+
+
+@pytest.mark.parametrize("body", [name for name in BODIES if name != "model"])
+def test_any_order_of_turns_and_crashes_leaves_the_rows_of_the_model(body: str) -> None:
+    machine = type("Turns", (Turns,), {"body": body})
+    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30))
