@@ -123,6 +123,8 @@ class Dialer:
         return self.greet(now)
 
     def disconnected(self) -> None:
+        if self._stood_at is not None:  # the network did that; and the transport takes its time to dial again
+            self._hasty = max(0, self._hasty - 1)
         self._connected = False
         self.up = False
         self._retry_at = None

@@ -281,3 +281,13 @@ def test_links_that_break_at_once_are_opened_ever_more_slowly_until_one_holds() 
     d.hears(Welcome(3, True, 0, 1.0, 10.0))
     d.now += LINK_HOLDS_S
     assert hello(d.hears(Resync("")))
+
+
+def test_links_that_the_network_cuts_are_opened_again_at_once_however_often() -> None:
+    d = Dialing()
+    for _ in range(3 * HASTY_LINKS):
+        assert hello(d.dialer.connected(d.now))
+        d.seq = 0
+        d.hears(Welcome(3, True, 0, 1.0, 10.0))
+        d.now += 0.1
+        d.dialer.disconnected()
