@@ -14,25 +14,26 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import get_completion_class
 from rich.console import RenderableType
 from rich.live import Live
 
-from cluster import terminal
-from cluster.errors import ClusterError
+from cluster import packages, terminal
+from cluster.errors import ClusterError, ConfigError
+from cluster.processes import MODULES, READY_WITHIN_S, Process
 
 if TYPE_CHECKING:
     from cluster.client import Client
@@ -59,9 +60,17 @@ def _leave_to_keys(ctx: click.Context, parameter: click.Parameter, value: str | 
 connection_option = option(
     "--connection",
     metavar="FILE",
+    type=click.Path(dir_okay=False),
     callback=_leave_to_keys,
     help="Connection file. Without it, that of the coordinator of this machine and user.",
 )
+
+json_option = option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+
+
+def log_level_option(default: str) -> Callable[[F], F]:
+    levels = click.Choice(["debug", "info", "warning", "error"])
+    return option("--log-level", type=levels, default=default, show_default=True, help="What is worth a log line.")
 
 
 class Failure(click.ClickException):
@@ -97,7 +106,7 @@ ELSEWHERE = {
 }
 """Commands of other rooms, by dotted name, with the line that stands for them in the help."""
 
-COMMANDS = ("demo", "up", "status", "nodes", "coordinator", "node")
+COMMANDS = ("demo", "up", "status", "nodes", "coordinator", "node", "doctor", "completion")
 """In the order in which one meets them."""
 
 SYNONYMS = {
@@ -107,6 +116,8 @@ SYNONYMS = {
     "status": ("ps", "list", "ls", "top", "stat", "info", "inspect", "jobs", "queue", "watch"),
     "nodes": ("machines", "hosts", "workers-list"),
     "demo": ("example", "try", "test", "tour"),
+    "doctor": ("check", "diagnose", "verify", "health", "ping", "troubleshoot"),
+    "completion": ("complete", "autocomplete", "completions"),
 }
 
 
@@ -125,16 +136,29 @@ class Root(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        if name in ELSEWHERE and not ctx.resilient_parsing:
+            return name, elsewhere(name), args[1:]
         if name in ELSEWHERE:
-            module, _, attribute = ELSEWHERE[name][0].partition(":")
-            return name, getattr(importlib.import_module(module), attribute), args[1:]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            with suppress(ClusterError):  # a shell asks for completions, and errors would go onto its line
+                return name, elsewhere(name), args[1:]
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
             raise UnknownCommand(f"cluster {name}: no such command; {suggestion(name, self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         with plain_errors():
             return super().invoke(ctx)
+
+
+def elsewhere(name: str) -> click.Command:
+    """A command of another room. Raises :class:`ConfigError` if that room is not ours any more, or not all of it."""
+    module, _, attribute = ELSEWHERE[name][0].partition(":")
+    packages.load(module.partition(".")[0])
+    try:
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as e:
+        raise ConfigError(f"the {name} cannot be loaded: {e}; `cluster doctor` tells whose files those are") from e
+    return command
 
 
 def suggestion(name: str, commands: list[str]) -> str:
@@ -146,15 +170,8 @@ def suggestion(name: str, commands: list[str]) -> str:
     return f"did you mean `{others.get(near[0], near[0])}`?"
 
 
-def _version() -> str:
-    try:
-        return version("ganger")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"
-
-
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(_version(), prog_name="ganger", message="%(prog)s %(version)s")
+@click.version_option(packages.own_version(), prog_name="ganger", message="%(prog)s %(version)s")
 def root() -> None:
     """Ganger, a job cluster: submit Python functions, and they run on many machines.
 
@@ -214,8 +231,7 @@ def _repeat(draw: Callable[[], tuple[Any, RenderableType]], *, watch: bool, inte
 def _watch_options(command: F) -> F:
     command = option("--interval", type=click.FloatRange(0.1), default=1.0, help="Seconds between two looks.")(command)
     command = option("--watch", "-w", is_flag=True, help="Look again and again, until Ctrl-C.")(command)
-    command = option("--json", "as_json", is_flag=True, help="Print a JSON document.")(command)
-    return connection_option(command)
+    return connection_option(json_option(command))
 
 
 @root.command(short_help="What the cluster is doing: jobs by state, and its nodes.")
@@ -252,94 +268,59 @@ def nodes(connection: str | None, as_json: bool, watch: bool, interval: float) -
 
 # ------------------------------------------------------------------------------------ a cluster of one machine
 
-READY_WITHIN_S = 30.0
 STOP_WITHIN_S = 10.0
 """A child that has not ended by then, after it was told to, is killed."""
 
 LAST_LINES = 10
 
 
-class Child:
-    """One of our commands as a process, in a process group of its own, so that Ctrl-C reaches only us.
+class Child(Process):
+    """One of our commands. What it writes to standard error is kept back until it is ready, and then passed on."""
 
-    It ends when we do, however we end: it holds the other end of our pipe. What it writes to standard error is
-    kept back until it is ready, and then passed on.
-    """
-
-    def __init__(self, name: str, module: str, *arguments: str) -> None:
-        self.name = name
-        ready, their_ready = os.pipe()
-        their_life, self._lifeline = os.pipe()
-        command = [sys.executable, "-P", "-m", module, *arguments]
-        command += ["--ready-fd", str(their_ready), "--lifeline-fd", str(their_life)]
-        try:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=(their_ready, their_life),
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                process_group=0,
-                text=True,
-                errors="replace",
-            )
-        finally:
-            os.close(their_ready)
-            os.close(their_life)
-        self._ready = ready
-        self.pid = self._process.pid
+    def __init__(self, command: str, *arguments: str) -> None:
+        env = dict(os.environ)
+        path = sys.path if sys.flags.safe_path else sys.path[1:]  # `-m` with `-P` looks there
+        if packages.search_path(path, "cluster", MODULES[command]) != path:
+            env["PYTHONPATH"] = os.pathsep.join([str(packages.ROOT), *filter(None, [env.get("PYTHONPATH")])])
+        super().__init__(f"the {command}", command, arguments, env)
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._is_ready = False
         self._telling = threading.Lock()
-        self._reader = threading.Thread(target=self._relay, name=f"{name} log", daemon=True)
+        self._reader = threading.Thread(target=self._relay, name=f"{command} log", daemon=True)
         self._reader.start()
 
     def _relay(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
+        assert self._popen.stderr is not None
+        with self._popen.stderr as lines:
             for line in lines:
                 with self._telling:
-                    self._last_lines.append(line.rstrip())
+                    self._last_lines.append(line.decode(errors="replace").rstrip())
                     if self._is_ready:
                         click.echo(line, err=True, nl=False)
 
-    def await_ready(self) -> dict[str, Any]:
-        """What it says when it is ready. Raises :class:`Failure` if it ends before, or is not ready in time."""
-        with open(self._ready, "rb", buffering=0) as ready:
-            readable, _, _ = select.select([ready], [], [], READY_WITHIN_S)
-            raw = ready.read(4096) if readable else b""
-        if raw:
-            with self._telling:
-                self._is_ready = True
-                for line in self._last_lines:
-                    click.echo(line, err=True)
-            said: dict[str, Any] = json.loads(raw)
-            return said
-        if readable:
-            raise self.ended()
-        raise Failure(f"the {self.name} was not ready within {READY_WITHIN_S:.0f} s")
+    def come_up(self) -> dict[str, Any]:
+        """What it says when it is ready. Raises :class:`ConfigError` if it ends before, or is not ready in time."""
+        self.await_ready(time.monotonic() + READY_WITHIN_S)
+        with self._telling:
+            self._is_ready = True
+            for line in self._last_lines:
+                click.echo(line, err=True)
+        return self.ready
 
     def ended(self) -> Failure:
-        """How it ended, for people. What it said was already shown, unless it was never ready."""
-        code = self._process.wait()
-        self._reader.join(STOP_WITHIN_S)
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        said = "\n".join(line.removeprefix("cluster: ") for line in self._last_lines)
-        if not said:
-            return Failure(f"the {self.name} {how}")
-        if not self._is_ready:
-            return Failure(f"the {self.name} did not start: {said}")
-        return Failure(f"the {self.name} {how}; its last lines:\n{said}")
+        """How it ended, for people."""
+        how, said = self._how_it_ended(), self._last_words()
+        return Failure(f"{self.name} {how}; its last lines:\n{said}" if said else f"{self.name} {how}")
+
+    def _last_words(self) -> str:
+        if not self.alive:
+            self._reader.join(STOP_WITHIN_S)
+        return "\n".join(line.removeprefix("cluster: ") for line in self._last_lines)
 
     def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self.terminate()
+        self.wait_or_kill(time.monotonic() + STOP_WITHIN_S)
         self._reader.join(STOP_WITHIN_S)
-        os.close(self._lifeline)
 
 
 def _await_end(children: Sequence[Child]) -> Child:
@@ -357,7 +338,7 @@ def _await_end(children: Sequence[Child]) -> Child:
 @option("--slots", type=click.IntRange(1), help="Jobs to run at once; without it, one for each processor.")
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @option("--port", type=click.IntRange(0, 65535), default=7077, show_default=True, help="Port; 0 is any free one.")
-@option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True)
+@log_level_option("warning")
 def up(slots: int | None, host: str, port: int, log_level: str) -> None:
     """Run a coordinator and a node on this machine, in the foreground, until Ctrl-C.
 
@@ -365,24 +346,23 @@ def up(slots: int | None, host: str, port: int, log_level: str) -> None:
     """
     from cluster.keys import connection_path, coordinator_dir
 
+    packages.check()
     console = terminal.console()
     with ExitStack() as stack:
         stack.enter_context(_termination_as_interrupt())
         try:
             coordinator = Child(
-                *("coordinator", "scheduler"),
-                *("--directory", str(coordinator_dir()), "--host", host, "--port", str(port)),
+                *("coordinator", "--directory", str(coordinator_dir()), "--host", host, "--port", str(port)),
                 *("--log-level", log_level),
             )
             stack.callback(coordinator.stop)
-            told = coordinator.await_ready()
+            told = coordinator.come_up()
             node = Child(
-                *("node", "node"),
-                *("--connection", str(connection_path("node")), "--log-level", log_level),
+                *("node", "--connection", str(connection_path("node")), "--log-level", log_level),
                 *(() if slots is None else ("--slots", str(slots))),
             )
             stack.callback(node.stop)
-            name = node.await_ready()["name"]
+            name = node.come_up()["name"]
             console.print(terminal.up_panel(f"tcp://{told['host']}:{told['port']}", name, connection_path))
             raise _await_end([coordinator, node]).ended()
         except KeyboardInterrupt:
@@ -459,3 +439,79 @@ def demo(
             console.print("stopped")
             ctx.exit(0 if keep else 130)
     ctx.exit(0 if report.ok else 1)
+
+
+# ------------------------------------------------------------------------------------ the set-up itself
+
+
+@root.command(short_help="Check this machine's set-up, and say what is wrong with it.")
+@connection_option
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, connection: str | None, as_json: bool) -> None:
+    """Check this machine's set-up, and say what is wrong with it and what to do.
+
+    Looks at packages, versions, settings, directories, keys, limits, clocks, and whether the coordinator can be
+    reached; needs none, and changes nothing. Exit code 0 if nothing is a problem, else 1.
+    """
+    from cluster.doctor import Setup, examine, summary
+
+    findings = examine(Setup(connection, _variables()))
+    counts = summary(findings)
+    if as_json:
+        body = {"ok": not counts["problem"], "counts": counts, "findings": [f.as_json() for f in findings]}
+        click.echo(json.dumps(body))
+    else:
+        terminal.console().print(terminal.findings(findings, counts))
+    ctx.exit(1 if counts["problem"] else 0)
+
+
+def _variables() -> dict[str, Callable[[str], str]] | None:
+    """The variable of each option of each command, with what is wrong with a value; None if a room is broken."""
+    out: dict[str, Callable[[str], str]] = {}
+    for name in COMMANDS:
+        try:
+            command = elsewhere(name) if name in ELSEWHERE else root.commands[name]
+        except (ClusterError, ImportError):
+            return None
+        context = click.Context(command)
+        for parameter in command.params:
+            if isinstance(parameter.envvar, str):
+                out.setdefault(parameter.envvar, partial(_wrong, context, parameter))
+    return out
+
+
+def _wrong(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    value = parameter.type.split_envvar_value(text) if parameter.multiple else text
+    try:
+        parameter.process_value(context, value)
+    except click.UsageError as e:
+        return e.message
+    return ""
+
+
+SHELLS = {
+    "bash": 'eval "$(cluster completion bash)"    # in ~/.bashrc',
+    "zsh": 'eval "$(cluster completion zsh)"    # in ~/.zshrc, below compinit',
+    "fish": "cluster completion fish >~/.config/fish/completions/cluster.fish",
+}
+"""How to install the completion for each."""
+
+ALSO_GANGER = {
+    "bash": "complete -o nosort -F _cluster_completion ganger",
+    "zsh": "compdef _cluster_completion ganger",
+    "fish": 'complete --no-files --command ganger --arguments "(_cluster_completion)";',
+}
+"""The same command under its other name."""
+
+
+@root.command(short_help="Print a script that completes our commands in a shell.")
+@click.argument("shell", type=click.Choice(list(SHELLS)))
+def completion(shell: str) -> None:
+    """Print a script that completes `cluster` and `ganger` in bash, zsh or fish; it begins with how to install it."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    completer = kind(root, {}, "cluster", "_CLUSTER_COMPLETE")
+    script = completer.source_template % completer.source_vars()  # `source` would also look for a bash here
+    click.echo(f"# Completion of cluster and ganger. To install it:\n#   {SHELLS[shell]}")
+    click.echo(f"{script.strip()}\n\n{ALSO_GANGER[shell]}")

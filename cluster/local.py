@@ -1,8 +1,6 @@
 """``LocalCluster``: a real coordinator and real nodes as child processes. Rules of this file: shell; processes only.
 
-- Each process is the leader of a session of its own: Ctrl-C here stops what runs here, not the cluster.
-- Each holds the reading end of a pipe whose writing end is only here. However this process dies, that pipe
-  ends, and they with it; the coordinator then removes the directory.
+- However this process dies, they end with it (``processes``), and the coordinator then removes the directory.
 - A forked child of this process closes its copies of the writing ends, and leaves the cluster alone.
 """
 
@@ -10,113 +8,43 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib.machinery
-import json
 import os
-import select
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from cluster import packages
 from cluster.client import Client, Transport, flush_all
 from cluster.errors import ClientClosed, ConfigError
 from cluster.keys import remove_runtime_dir, runtime_dir
-
-START_TIMEOUT_S = 30.0
-"""Time for one process to say that it is ready; a busy machine with a cold disk needs some."""
+from cluster.processes import MODULES, READY_WITHIN_S, Process
 
 STOP_S = 3.0
 """Time to leave in order, for all nodes together and then for the coordinator, before they are killed."""
 
 STDERR_TAIL_BYTES = 4_000
 
-_ROOT = str(Path(__file__).resolve().parent.parent)
 
-
-class LocalProcess:
+class LocalProcess(Process):
     """One process of a :class:`LocalCluster`."""
 
-    def __init__(self, name: str, popen: subprocess.Popen[bytes], ready_fd: int, lifeline: int, log: Path) -> None:
-        self.name = name
-        self.ready: dict[str, Any] = {}
-        """What it said when it was ready."""
+    def __init__(self, name: str, command: str, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self.log = log
         """File with what it wrote to standard error."""
-        self._popen = popen
-        self._ready_fd = ready_fd
-        self._lifeline = lifeline
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._popen.poll() is None
-
-    def kill(self) -> None:
-        """End it at once, as a crash would, and wait for its end."""
-        self._popen.kill()
-        self._popen.wait()
-
-    def __repr__(self) -> str:
-        state = "runs" if self.alive else f"ended with {self._popen.returncode}"
-        return f"<{self.name}: pid {self.pid}, {state}>"
-
-    def _await_ready(self, deadline: float) -> None:
-        """Raises ``ConfigError`` with its last words if it does not come up."""
-        line = b""
-        poll = select.poll()
-        poll.register(self._ready_fd, select.POLLIN)
-        try:
-            while not line.endswith(b"\n"):
-                left = deadline - monotonic()
-                if left <= 0 or not poll.poll(left * 1000):
-                    raise ConfigError(f"{self.name} is not ready after {START_TIMEOUT_S:g} s{self._last_words()}")
-                piece = os.read(self._ready_fd, 4096)
-                if not piece:
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        self._popen.wait(STOP_S)
-                    raise ConfigError(
-                        f"{self.name} ended before it was ready (exit status {self._popen.poll()}){self._last_words()}"
-                    )
-                line += piece
-        finally:
-            os.close(self._ready_fd)
-            self._ready_fd = -1
-        self.ready = json.loads(line)
+        with open(log, "ab") as out:
+            super().__init__(name, command, arguments, env, out)
 
     def _last_words(self) -> str:
         try:
-            text = self.log.read_bytes()[-STDERR_TAIL_BYTES:].decode(errors="replace").strip()
+            return self.log.read_bytes()[-STDERR_TAIL_BYTES:].decode(errors="replace").strip()
         except OSError:
             return ""
-        return f"; it said:\n{text}" if text else "; it said nothing"
-
-    def _terminate(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._popen.send_signal(signal.SIGTERM)
-
-    def _wait_or_kill(self, deadline: float) -> None:
-        try:
-            self._popen.wait(max(0.0, deadline - monotonic()))
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        for fd in (self._lifeline, self._ready_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._lifeline = self._ready_fd = -1
 
 
 class LocalCluster:
@@ -146,6 +74,7 @@ class LocalCluster:
             raise ValueError(f"a cluster has no {nodes} nodes")
         if transport not in ("auto", "tcp", "ipc"):
             raise ValueError(f"transport is 'auto', 'tcp' or 'ipc', not {transport!r}")
+        packages.check()
         self.transport: Transport = transport
         self.nodes: list[LocalProcess] = []
         self._slots = slots or max(1, len(os.sched_getaffinity(0)) // max(1, nodes))
@@ -160,10 +89,10 @@ class LocalCluster:
         _clusters.add(self)
         try:
             self.coordinator = self._start_coordinator(0)
-            deadline = monotonic() + START_TIMEOUT_S
+            deadline = monotonic() + READY_WITHIN_S
             self.nodes += [self._start_node(self._slots, labels or {}) for _ in range(nodes)]
             for node in self.nodes:
-                node._await_ready(deadline)
+                node.await_ready(deadline)
         except BaseException:
             self.close()
             raise
@@ -185,10 +114,9 @@ class LocalCluster:
         self._check_open()
         node = self._start_node(slots or self._slots, labels or {})
         try:
-            node._await_ready(monotonic() + START_TIMEOUT_S)
+            node.await_ready(monotonic() + READY_WITHIN_S)
         except BaseException:
-            node.kill()
-            node._let_go()
+            node.discard()
             raise
         self.nodes.append(node)
         return node
@@ -197,8 +125,7 @@ class LocalCluster:
         """Kill the coordinator, if it still lives, and start it in the same directory at the same address."""
         self._check_open()
         old = self.coordinator
-        old.kill()
-        old._let_go()
+        old.discard()
         self.coordinator = self._start_coordinator(int(old.ready["port"]))
         return self.coordinator
 
@@ -214,13 +141,13 @@ class LocalCluster:
             client._abandon("the local cluster was closed")
         # By the lifeline they know it too, should this process be killed right here.
         for node in self.nodes:
-            node._terminate()
+            node.terminate()
         deadline = monotonic() + STOP_S
         for node in self.nodes:
-            node._wait_or_kill(deadline)
+            node.wait_or_kill(deadline)
         if hasattr(self, "coordinator"):
-            self.coordinator._terminate()
-            self.coordinator._wait_or_kill(monotonic() + STOP_S)
+            self.coordinator.terminate()
+            self.coordinator.wait_or_kill(monotonic() + STOP_S)
         with contextlib.suppress(ConfigError):
             remove_runtime_dir(runtime_dir(self.directory))  # a coordinator that was killed leaves it
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -247,72 +174,36 @@ class LocalCluster:
             raise ClientClosed(f"this local cluster belongs to process {self._pid}, from which this one was forked")
 
     def _start_coordinator(self, port: int) -> LocalProcess:
-        command = ["scheduler", "--directory", str(self.directory), "--host", "127.0.0.1", "--port", str(port)]
-        command += [*self._times, "--remove-directory"]
-        process = self._start("coordinator", command, [_ROOT, *_caller_path()])
+        arguments = ["--directory", str(self.directory), "--host", "127.0.0.1", "--port", str(port)]
+        process = self._start("coordinator", "coordinator", [*arguments, *self._times, "--remove-directory"])
         try:
-            process._await_ready(monotonic() + START_TIMEOUT_S)
+            process.await_ready(monotonic() + READY_WITHIN_S)
         except BaseException:
-            process.kill()
-            process._let_go()
+            process.discard()
             raise
         return process
 
     def _start_node(self, slots: int, labels: Mapping[str, str]) -> LocalProcess:
         self._named += 1
         name = f"node-{self._named}"
-        command = ["node", "--connection", str(self.directory / "node.json"), "--name", name]
-        command += ["--slots", str(slots), "--transport", self.transport]
-        command += ["--directory", str(self.directory / "nodes" / name)]
+        arguments = ["--connection", str(self.directory / "node.json"), "--name", name]
+        arguments += ["--slots", str(slots), "--transport", self.transport]
+        arguments += ["--directory", str(self.directory / "nodes" / name)]
         for key, value in labels.items():
-            command += ["--label", f"{key}={value}"]
-        path = _caller_path()
-        # Ours come first only where they would not be found otherwise: jobs shall see the caller's order.
-        return self._start(name, command, path if _finds_ours(path) else [_ROOT, *path])
+            arguments += ["--label", f"{key}={value}"]
+        return self._start(name, "node", arguments)
 
-    def _start(self, name: str, command: list[str], path: list[str]) -> LocalProcess:
+    def _start(self, name: str, command: str, arguments: list[str]) -> LocalProcess:
         env = {key: value for key, value in os.environ.items() if not key.startswith("GANGER_")}
-        env["PYTHONPATH"] = os.pathsep.join(path)
-        log = self.directory / f"{name}.log"
-        with contextlib.ExitStack() as opened:
-            ready_ours, ready_theirs = os.pipe()
-            life_theirs, life_ours = os.pipe()
-            for fd in (ready_theirs, life_theirs):
-                opened.callback(os.close, fd)
-            try:
-                out = opened.enter_context(open(log, "ab"))
-                popen = subprocess.Popen(
-                    [
-                        *(sys.executable, "-P", "-m", *command, "--log-level", self._log_level),
-                        *("--ready-fd", str(ready_theirs), "--lifeline-fd", str(life_theirs)),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    env=env,
-                    pass_fds=(ready_theirs, life_theirs),
-                    start_new_session=True,
-                )
-            except BaseException:
-                os.close(ready_ours)
-                os.close(life_ours)
-                raise
-        return LocalProcess(name, popen, ready_ours, life_ours, log)
+        env["PYTHONPATH"] = os.pathsep.join(packages.search_path(_caller_path(), "cluster", MODULES[command]))
+        arguments = [*arguments, "--log-level", self._log_level]
+        return LocalProcess(name, command, arguments, env, self.directory / f"{name}.log")
 
 
 def _caller_path() -> list[str]:
     """The caller's ``sys.path``, for a process that starts in the same working directory."""
     entries = [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]
     return [os.path.abspath(entry) for entry in entries if os.pathsep not in entry]
-
-
-def _finds_ours(path: list[str]) -> bool:
-    """Whether nothing of the caller's, such as its own ``node.py``, stands before our packages."""
-    for name in ("cluster", "node"):
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is None or spec.origin != os.path.join(_ROOT, name, "__init__.py"):
-            return False
-    return True
 
 
 # ------------------------------------------------------------------------------------ fork and exit

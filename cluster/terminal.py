@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,6 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.demo import Report, Screen
+
+if TYPE_CHECKING:
+    from cluster.doctor import Finding, State
 
 STATE_STYLES = {"up": "green", "suspect": "yellow", "draining": "cyan", "lost": "bold red"}
 OUTCOME_STYLES = {"succeeded": "green", "failed": "red", "timed out": "red", "lost": "bold red"}
@@ -184,6 +187,36 @@ def _how_to(title: str, *rows: tuple[str, str]) -> Panel:
     for name, text in rows:
         body.add_row(name, Text(text))
     return Panel(body, title=title, title_align="left", border_style="green", expand=False)
+
+
+# ------------------------------------------------------------------------------------ the doctor
+
+STATE_OF_FINDING_STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red", "skipped": "dim"}
+
+
+def findings(found: Sequence[Finding], counts: Mapping[State, int]) -> Group:
+    """What the doctor found, by group, and below each that is not well what to do; last, one line for all."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for width in (max((len(f.name) for f in found), default=0), 7):
+        table.add_column(width=min(width + 2, 24), overflow="fold")
+    table.add_column(overflow="fold")
+    group = ""
+    for f in found:
+        if f.group != group:
+            group = f.group
+            table.add_row(Text(group, style="bold"))
+        table.add_row(Text(f"  {f.name}"), Text(f.state, style=STATE_OF_FINDING_STYLES[f.state]), Text(f.found))
+        if f.remedy:
+            table.add_row("", "", Text(f"→ {f.remedy}", style=STATE_OF_FINDING_STYLES[f.state]))
+    return Group(table, Text(), _findings_in_short(counts))
+
+
+def _findings_in_short(counts: Mapping[State, int]) -> Text:
+    several: dict[str, str] = {"problem": "problems", "warning": "warnings"}
+    told = [f"{n} {state if n == 1 else several.get(state, state)}" for state, n in counts.items() if n]
+    if counts["problem"]:
+        return Text(f"✘ {', '.join(told)}", style="bold red")
+    return Text(f"✔ no problem: {', '.join(told)}", style="bold green")
 
 
 # ------------------------------------------------------------------------------------ the demo

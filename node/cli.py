@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cluster.cli import log_level_option, option
 from cluster.logs import log_to_stderr
 
 
@@ -21,19 +22,17 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 
 @click.command()
-@click.option("--connection", type=click.Path(path_type=Path, dir_okay=False), envvar="GANGER_NODE_CONNECTION",
-              help="The coordinator's node.json; default the one on this machine.")  # fmt: skip
-@click.option("--name", envvar="GANGER_NODE_NAME", help="Unique name of this node; default the host name.")
-@click.option("--slots", type=click.IntRange(1, 4096), envvar="GANGER_SLOTS",
-              help="Jobs run at a time; default the number of processors.")  # fmt: skip
-@click.option("--label", "labels", multiple=True, callback=_labels, metavar="KEY=VALUE", envvar="GANGER_LABELS",
-              help="Something jobs may demand of a node; may be repeated.")  # fmt: skip
-@click.option("--directory", type=click.Path(path_type=Path, file_okay=False), envvar="GANGER_NODE_DIRECTORY",
-              help="Keeps the node's life number; default ~/.ganger/nodes/NAME.")  # fmt: skip
-@click.option("--transport", type=click.Choice(["auto", "tcp", "ipc"]), default="auto", show_default=True,
-              envvar="GANGER_TRANSPORT", help="auto: the local socket where there is one, else TCP.")  # fmt: skip
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
-              envvar="GANGER_LOG_LEVEL", show_default=True)  # fmt: skip
+@option("--connection", type=click.Path(path_type=Path, dir_okay=False), envvar="GANGER_NODE_CONNECTION",
+        help="The coordinator's node.json; default the one on this machine.")  # fmt: skip
+@option("--name", envvar="GANGER_NODE_NAME", help="Unique name of this node; default the host name.")
+@option("--slots", type=click.IntRange(1, 4096), help="Jobs run at a time; default the number of processors.")
+@option("--label", "labels", multiple=True, callback=_labels, metavar="KEY=VALUE", envvar="GANGER_LABELS",
+        help="Something jobs may demand of a node; may be repeated.")  # fmt: skip
+@option("--directory", type=click.Path(path_type=Path, file_okay=False), envvar="GANGER_NODE_DIRECTORY",
+        help="Keeps the node's life number; default ~/.ganger/nodes/NAME.")  # fmt: skip
+@option("--transport", type=click.Choice(["auto", "tcp", "ipc"]), default="auto", show_default=True,
+        help="auto: the local socket where there is one, else TCP.")  # fmt: skip
+@log_level_option("info")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--lifeline-fd", type=int, hidden=True)
 def node(

@@ -1,1 +1,1 @@
-"""The coordinator: holds the queue and the schedule, places jobs on nodes, keeps outcomes."""
+"""Ganger's coordinator: holds the queue and the schedule, places jobs on nodes, keeps outcomes."""

@@ -6,27 +6,26 @@ from pathlib import Path
 
 import click
 
+from cluster.cli import log_level_option, option
 from cluster.config import Times
 from cluster.logs import log_to_stderr
 
-LEVELS = click.Choice(["debug", "info", "warning", "error"])
-
 
 @click.command()
-@click.option("--directory", type=click.Path(path_type=Path, file_okay=False), envvar="GANGER_DIRECTORY",
-              help="Keeps keys, epoch and data; default ~/.ganger/coordinator.")  # fmt: skip
-@click.option("--host", default="127.0.0.1", envvar="GANGER_HOST", show_default=True, help="Address to listen on.")
-@click.option("--port", default=7077, type=click.IntRange(0, 65535), envvar="GANGER_PORT", show_default=True,
-              help="Port to listen on; 0 for any free one.")  # fmt: skip
-@click.option("--advertise", envvar="GANGER_ADVERTISE", metavar="HOST[:PORT]",
-              help="Address for the connection files, if others reach this host by another one.")  # fmt: skip
-@click.option("--heartbeat-s", default=Times().heartbeat_s, type=click.FloatRange(min=0.05), show_default=True,
-              envvar="GANGER_HEARTBEAT_S", help="Nodes show themselves this often.")  # fmt: skip
-@click.option("--lease-s", default=Times().lease_s, type=click.FloatRange(min=0.5), show_default=True,
-              envvar="GANGER_LEASE_S", help="Silence after which a node is given up.")  # fmt: skip
-@click.option("--gone-s", default=Times().gone_s, type=click.FloatRange(min=0.2), show_default=True,
-              envvar="GANGER_GONE_S", help="The same where its connection is known to be closed.")  # fmt: skip
-@click.option("--log-level", type=LEVELS, default="info", envvar="GANGER_LOG_LEVEL", show_default=True)
+@option("--directory", type=click.Path(path_type=Path, file_okay=False),
+        help="Keeps keys, epoch and data; default ~/.ganger/coordinator.")  # fmt: skip
+@option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@option("--port", default=7077, type=click.IntRange(0, 65535), show_default=True,
+        help="Port to listen on; 0 for any free one.")  # fmt: skip
+@option("--advertise", metavar="HOST[:PORT]",
+        help="Address for the connection files, if others reach this host by another one.")  # fmt: skip
+@option("--heartbeat-s", default=Times().heartbeat_s, type=click.FloatRange(min=0.05), show_default=True,
+        help="Nodes show themselves this often.")  # fmt: skip
+@option("--lease-s", default=Times().lease_s, type=click.FloatRange(min=0.5), show_default=True,
+        help="Silence after which a node is given up.")  # fmt: skip
+@option("--gone-s", default=Times().gone_s, type=click.FloatRange(min=0.2), show_default=True,
+        help="The same where its connection is known to be closed.")  # fmt: skip
+@log_level_option("info")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--lifeline-fd", type=int, hidden=True)
 @click.option("--remove-directory", is_flag=True, hidden=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sqlite3
 import threading
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ConfigError
+from cluster.file_systems import NETWORK_FILE_SYSTEMS, file_system
 from scheduler.store import (
     Changes,
     JobRow,
@@ -62,15 +62,6 @@ CHECK_BYTES = 64 * 1024**2
 
 ROWS = 50
 """Rows inserted by one statement, where there are so many: a quarter cheaper than one at a time."""
-
-NETWORK_FILE_SYSTEMS = frozenset(
-    "9p afs beegfs ceph cifs coda davfs fuse.ceph fuse.cephfs fuse.davfs2 fuse.gcsfuse fuse.glusterfs fuse.juicefs"  # noqa: SIM905
-    " fuse.rclone fuse.s3fs fuse.sshfs glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 smb2 smb3 smbfs virtiofs".split()
-)
-"""Where SQLite's locks and syncs are not to be relied on (sqlite.org/faq.html, question 5)."""
-
-MOUNTS = Path("/proc/self/mountinfo")
-"""What is mounted where, as proc(5) has it."""
 
 MIGRATIONS: tuple[str, ...] = (
     # Payloads stand last, so that what stands before them is read without them.
@@ -414,23 +405,3 @@ def _check_directory(path: Path) -> None:
         if os.path.exists(what) and not os.access(what, os.W_OK):
             # SQLite would open a file for reading, and fail later with another reason.
             raise ConfigError(f"this user may not write to {what}: see to its owner and mode, or use another directory")
-
-
-def file_system(path: Path) -> str:
-    """Name of the file system a path is on; empty where it cannot be told."""
-    try:
-        lines = MOUNTS.read_text(errors="surrogateescape").splitlines()
-        wanted = path.resolve()
-    except OSError:
-        return ""
-    best, kind = -1, ""
-    for line in lines:
-        left, dash, right = line.partition(" - ")
-        fields = left.split(" ")
-        if not dash or len(fields) < 5:
-            continue
-        point = Path(re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4]))
-        depth = len(point.parts)
-        if depth >= best and (point == wanted or point in wanted.parents):  # a later mount hides an earlier one
-            best, kind = depth, right.split(" ")[0]
-    return kind

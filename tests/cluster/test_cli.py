@@ -12,11 +12,13 @@ from typing import Any
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from rich.console import Console, RenderableType
 
 import cluster
-from cluster import cli, terminal
+import node.cli
+from cluster import cli, packages, terminal
 from cluster.demo import Function, Report, Share, Totals
 from cluster.errors import CoordinatorUnreachable
 
@@ -154,7 +156,9 @@ def test_an_unknown_command_is_answered_with_ours(written: str, meant: str) -> N
 def test_a_command_unlike_any_is_answered_with_all() -> None:
     shown = invoke("xyzzy", "--foo")
     assert shown.exit_code == 2
-    assert shown.stderr == ("cluster xyzzy: no such command; there are demo, up, status, nodes, coordinator and node\n")
+    assert shown.stderr == (
+        "cluster xyzzy: no such command; there are demo, up, status, nodes, coordinator, node, doctor and completion\n"
+    )
 
 
 def test_no_synonym_hides_a_command_or_means_two() -> None:
@@ -176,8 +180,102 @@ def test_every_option_has_its_variable() -> None:
         command = cli.root.resolve_command(context, [name])[1]
         assert command is not None
         for option in command.params:
-            if not getattr(option, "hidden", False):
+            if isinstance(option, click.Option) and not option.hidden:
                 assert str(option.envvar).startswith("GANGER_"), (name, option.name)
+
+
+def test_a_command_of_another_room_is_ours_whatever_else_has_its_name(tmp_path: Path) -> None:
+    for name in ("scheduler.py", "node.py"):
+        (tmp_path / name).write_text("raise SystemExit('taken for ours')\n")
+    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cluster.cli import main; main()"
+    for name in ("coordinator", "node"):
+        command = [sys.executable, "-c", program, str(tmp_path), name, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert f"Usage: cluster {name}" in done.stdout
+
+
+def test_a_room_that_is_not_ours_any_more_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "__init__.py").write_text('"""Of somebody else."""\n')
+    monkeypatch.setattr(packages, "ROOT", tmp_path)
+    shown = invoke("node", "--slots", "1")
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith(f"cluster: {tmp_path}/node/__init__.py is not Ganger's")
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_a_room_of_which_half_is_another_release_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(node.cli, "node")
+    shown = invoke("node", "--slots", "1")
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith("cluster: the node cannot be loaded: ") and "cluster doctor" in shown.stderr
+
+
+# ------------------------------------------------------------------------------------ completion
+
+
+def completed(*words: str) -> list[str]:
+    """What a shell is offered for the last word."""
+    completer = ShellComplete(cli.root, {}, "cluster", "_CLUSTER_COMPLETE")
+    return [str(item.value) for item in completer.get_completions(list(words[:-1]), words[-1])]
+
+
+def test_commands_options_and_choices_are_completed() -> None:
+    assert completed("no") == ["nodes", "node"]
+    assert completed("") == list(cli.COMMANDS)
+    assert completed("node", "--sl") == ["--slots"]
+    assert completed("coordinator", "--h") == ["--host", "--heartbeat-s", "--help"]
+    assert completed("node", "--transport", "") == ["auto", "tcp", "ipc"]
+    assert completed("up", "--log-level", "w") == ["warning"]
+    assert completed("completion", "") == ["bash", "zsh", "fish"]
+
+
+@pytest.mark.parametrize("command", ["status", "node", "doctor"])
+def test_a_connection_is_completed_as_a_file(command: str) -> None:
+    completer = ShellComplete(cli.root, {}, "cluster", "_CLUSTER_COMPLETE")
+    assert [item.type for item in completer.get_completions([command, "--connection"], "cl")] == ["file"]
+
+
+def test_nothing_is_said_to_a_shell_that_completes_what_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert completed("xyzzy", "--sl") == []
+    monkeypatch.delattr(node.cli, "node")
+    assert completed("node", "--sl") == []
+
+
+@pytest.mark.parametrize("shell", list(cli.SHELLS))
+def test_the_script_says_how_to_install_it_and_serves_both_names(shell: str) -> None:
+    script = invoke("completion", shell).stdout
+    assert script.startswith("# Completion of cluster and ganger. To install it:\n")
+    assert f"cluster completion {shell}" in script.splitlines()[1]
+    assert f"_CLUSTER_COMPLETE={shell}_complete" in script
+    assert "ganger" in script.splitlines()[-1]
+
+
+def test_a_shell_we_do_not_know_is_wrong_usage() -> None:
+    shown = invoke("completion", "tcsh")
+    assert shown.exit_code == 2 and "bash" in shown.stderr
+
+
+# ------------------------------------------------------------------------------------ the doctor
+
+
+def test_the_doctor_needs_no_cluster(tmp_path: Path) -> None:
+    shown = invoke("doctor", "--json", GANGER_HOME=str(tmp_path), GANGER_CONNECTION="")
+    assert shown.stderr == ""
+    document = json.loads(shown.stdout)
+    assert shown.exit_code == (0 if document["ok"] else 1)
+    assert sum(document["counts"].values()) == len(document["findings"])
+    assert set(document["findings"][0]) == {"group", "name", "state", "found", "remedy"}
+    (reach,) = (f for f in document["findings"] if f["group"] == "reachability")
+    assert reach["state"] == "skipped"
+
+
+def test_the_doctor_ends_with_1_if_there_is_a_problem(tmp_path: Path) -> None:
+    shown = invoke("doctor", "--connection", str(tmp_path / "missing.json"), GANGER_HOME=str(tmp_path))
+    assert shown.exit_code == 1
+    text = " ".join(shown.stdout.split())
+    assert "(given) is not there" in text and re.search(r"✘ \d+ problem", text) and "\x1b" not in text
 
 
 # ------------------------------------------------------------------------------------ errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -214,6 +215,81 @@ def test_a_node_of_ours_named_so_in_the_directory_is_not_started(shell: Shell, t
     finally:
         os.chdir(before)
     assert "the cluster is up" in up.panel
+
+
+@pytest.fixture
+def on_path(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `cluster` and `ganger` are commands, and a shell reads nobody's settings."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name in ("cluster", "ganger"):
+        script = commands / name
+        script.write_text(f"#!{sys.executable}\n{COMMAND[2]}\n")
+        script.chmod(0o755)
+    return {"PATH": f"{commands}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+
+
+CASES = {
+    "cluster node --sl": ["--slots"],
+    "ganger node --sl": ["--slots"],
+    "cluster no": ["nodes", "node"],
+    "cluster coordinator --adv": ["--advertise"],
+    "cluster up --log-level w": ["warning"],
+    "cluster node --transport t": ["tcp"],
+    "cluster xyzzy --sl": [],
+}
+
+
+def test_bash_completes_our_commands(on_path: dict[str, str]) -> None:
+    program = """
+        eval "$(cluster completion bash)"
+        for line in "$@"; do
+            function=$(complete -p ${line%% *}); function=${function#*-F }; function=${function%% *}
+            COMP_WORDS=($line) COMP_CWORD=$(wc -w <<<"$line"); COMP_CWORD=$((COMP_CWORD - 1)) COMPREPLY=()
+            $function ${line%% *}
+            echo "${COMPREPLY[*]}"
+        done
+    """
+    done = subprocess.run(
+        ["bash", "--norc", "-euc", program, "bash", *CASES], env=on_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert dict(zip(CASES, (line.split() for line in done.stdout.splitlines()), strict=True)) == CASES
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish on this machine")
+def test_fish_completes_our_commands(on_path: dict[str, str]) -> None:
+    program = "cluster completion fish | source\nfor line in $argv; complete -C $line; echo ==; end"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", program, *CASES], env=on_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    offered = [sorted(row.split("\t")[0] for row in part.splitlines()) for part in done.stdout.split("==\n")[:-1]]
+    assert offered == [sorted(candidates) for candidates in CASES.values()]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh on this machine")
+def test_zsh_completes_our_commands(on_path: dict[str, str]) -> None:
+    """Only its line editor may offer anything, so the words for that are taken by others of their names."""
+    program = """
+        compdef() { compdefs+=("$*") }
+        compadd() { print -r -- $completions }
+        _describe() { print -r -- ${completions_with_descriptions%%:*} }
+        eval "$(cluster completion zsh)"
+        for line; do
+            words=(${=line}) CURRENT=$#words
+            offered=$(_cluster_completion)
+            print -r -- $offered
+        done
+        print -r -- $compdefs[2]
+    """
+    done = subprocess.run(
+        ["zsh", "-f", "-c", program, "zsh", *CASES], env=on_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    *offered, other = done.stdout.splitlines()
+    assert [line.split() for line in offered] == list(CASES.values())
+    assert other == "_cluster_completion ganger"
 
 
 def test_the_demonstration_loses_nothing(shell: Shell) -> None:

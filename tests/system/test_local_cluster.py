@@ -116,7 +116,7 @@ def test_settings_of_the_environment_are_not_for_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_does_not_come_up_says_why() -> None:
-    with pytest.raises(errors.ConfigError, match=r"coordinator ended before it was ready .*; it said:\n(.*\n)*.*lease"):
+    with pytest.raises(errors.ConfigError, match=r"coordinator did not start: (.*\n)*.*lease"):
         LocalCluster(lease_s=-1.0)
 
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from cluster import file_systems
 from cluster.errors import ConfigError
+from cluster.file_systems import NETWORK_FILE_SYSTEMS
 from scheduler.store import Changes, JobRow, StoreFailed, sqlite
-from scheduler.store.sqlite import SqliteStore, file_system
+from scheduler.store.sqlite import SqliteStore
 from tests.scheduler.store.conftest import StartChild
 from tests.scheduler.store.rows import ANNE, SHA, ended, ends, everything, job, jobs, node, put, ranks, session, spec
 
@@ -227,47 +229,12 @@ def test_the_files_are_the_users_own(store: SqliteStore, tmp_path: Path) -> None
 
 # ------------------------------------------------------------------------------------ file systems
 
-MOUNTINFO = r"""
-22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw
-30 22 0:40 / /home rw,relatime shared:2 master:7 - nfs4 server:/home rw,vers=4.2
-31 30 0:41 / /home/anne/local rw,relatime - xfs /dev/sdb1 rw
-32 22 0:42 / /mnt/two\040words rw - cifs //server/share rw
-33 22 0:43 / /mnt/über rw - fuse.sshfs host:/ rw
-34 22 0:44 / /mnt/again rw - nfs server:/old rw
-35 22 8:2 / /mnt/again rw - ext4 /dev/sdc1 rw
-36 22 0:45 / /homestead rw - btrfs /dev/sdd rw
-no line of that file
-"""
 
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/", "ext4"),
-        ("/home", "nfs4"),
-        ("/home/anne/cluster", "nfs4"),
-        ("/home/anne/local/cluster", "xfs"),
-        ("/homestead", "btrfs"),
-        ("/mnt/two words/a", "cifs"),
-        ("/mnt/über/a", "fuse.sshfs"),
-        ("/mnt/again/a", "ext4"),
-        ("/mnt", "ext4"),
-    ],
-)
-def test_a_file_system_is_that_of_the_deepest_and_latest_mount(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
-) -> None:
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(MOUNTINFO)
-    monkeypatch.setattr(sqlite, "MOUNTS", mounts)
-    assert file_system(Path(path)) == kind
-
-
-@pytest.mark.parametrize("kind", sorted(sqlite.NETWORK_FILE_SYSTEMS))
+@pytest.mark.parametrize("kind", sorted(NETWORK_FILE_SYSTEMS))
 def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"22 1 8:1 / / rw - ext4 /dev/root rw\n30 22 0:40 / {tmp_path} rw - {kind} far:/away rw\n")
-    monkeypatch.setattr(sqlite, "MOUNTS", mounts)
+    monkeypatch.setattr(file_systems, "MOUNTS", mounts)
     assert refusal(tmp_path) == (
         f"{tmp_path} is on a network file system ({kind}), where a store is not safe:"
         " choose a directory on a disk of this machine (--directory)"
@@ -276,13 +243,8 @@ def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: p
 
 
 def test_where_mounts_cannot_be_read_the_store_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "MOUNTS", tmp_path / "none")
-    assert file_system(tmp_path) == ""
+    monkeypatch.setattr(file_systems, "MOUNTS", tmp_path / "none")
     SqliteStore(tmp_path).close()
-
-
-def test_the_file_system_of_this_machine_can_be_told(tmp_path: Path) -> None:
-    assert file_system(tmp_path) != ""
 
 
 # ------------------------------------------------------------------------------------ migrations
