@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -116,7 +116,7 @@ class BlobFiles:
     """Blobs in a directory of mode 0700.
 
     ``sync``: ``ChunkWritten`` says whole when the blob would survive a loss of power.
-    ``clear``: begin empty; otherwise only what was not finished is removed.
+    ``keep``: blobs that may stay, all unless given; what was not finished is removed in any case.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class BlobFiles:
         directory: str | os.PathLike[str],
         *,
         sync: bool = True,
-        clear: bool = False,
+        keep: Container[bytes] | None = None,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         self.directory = Path(directory)
@@ -132,7 +132,7 @@ class BlobFiles:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.chmod(self.directory, 0o700)
             for entry in list(self.directory.iterdir()):
-                if entry.is_file() and (clear or not _is_blob_name(entry.name)):
+                if entry.is_file() and not (_is_blob_name(entry.name) and _wanted(entry.name, keep)):
                     entry.unlink()
         except OSError as e:
             raise ConfigError(f"cannot keep blobs in {self.directory}: {e.strerror}") from None
@@ -366,6 +366,10 @@ def _words(error: Exception, what: str) -> str:
     if isinstance(error, OSError):
         return f"cannot be {what}: {error.strerror}"
     return str(error) or type(error).__name__
+
+
+def _wanted(name: str, keep: Container[bytes] | None) -> bool:
+    return keep is None or bytes.fromhex(name) in keep
 
 
 def _is_blob_name(name: str) -> bool:

@@ -338,8 +338,9 @@ def _await_end(children: Sequence[Child]) -> Child:
 @option("--slots", type=click.IntRange(1), help="Jobs to run at once; without it, one for each processor.")
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @option("--port", type=click.IntRange(0, 65535), default=7077, show_default=True, help="Port; 0 is any free one.")
+@option("--advertise", metavar="HOST[:PORT]", help="As of `cluster coordinator`.")
 @log_level_option("warning")
-def up(slots: int | None, host: str, port: int, log_level: str) -> None:
+def up(slots: int | None, host: str, port: int, advertise: str | None, log_level: str) -> None:
     """Run a coordinator and a node on this machine, in the foreground, until Ctrl-C.
 
     `Client()` of the same user finds them by itself. Nodes of other machines can join, where --host lets them.
@@ -354,6 +355,7 @@ def up(slots: int | None, host: str, port: int, log_level: str) -> None:
             coordinator = Child(
                 *("coordinator", "--directory", str(coordinator_dir()), "--host", host, "--port", str(port)),
                 *("--log-level", log_level),
+                *(() if advertise is None else ("--advertise", advertise)),
             )
             stack.callback(coordinator.stop)
             told = coordinator.come_up()

@@ -50,7 +50,7 @@ from cluster.client_session import (
 from cluster.config import INLINE_BYTES, ClientLimits
 from cluster.facts import Fact
 from cluster.host import Host, Source
-from cluster.ids import SESSION_BYTES, format_job, job_id
+from cluster.ids import SESSION_BYTES, format_job, job_id, parse_job
 from cluster.jobs import Failure, Outcome, Spec
 from cluster.keys import ConnectionFile, find_connection
 from cluster.logs import FactLog
@@ -106,6 +106,9 @@ class Options:
     """The name people see; the function's own unless given."""
     block: bool = True
     """Whether ``submit`` waits when too much is unacknowledged; otherwise it raises :class:`errors.Full`."""
+    durable: bool = True
+    """Whether the job outlives the coordinator: it and its outcome are on its disk before anybody hears of them.
+    Without it a job is quicker, and lost if the coordinator is restarted."""
     by_value: Iterable[str | ModuleType] = ()
     """Modules, or their names, whose functions and classes travel with the job, for nodes that do not have them;
     their submodules too. They must be imported here, and be Python code. Kept as names."""
@@ -117,8 +120,9 @@ class Options:
             _check_text("a label", text, 256)
         if self.name is not None:
             _check_text("name", self.name, 500)
-        if type(self.block) is not bool:
-            raise TypeError(f"block is True or False, not {self.block!r}")
+        for name in ("block", "durable"):
+            if type(getattr(self, name)) is not bool:
+                raise TypeError(f"{name} is True or False, not {getattr(self, name)!r}")
         object.__setattr__(self, "labels", dict(self.labels))
         object.__setattr__(self, "by_value", by_value_names(self.by_value))
 
@@ -153,10 +157,13 @@ class Future(concurrent.futures.Future[T]):
         self._session = session
         self._counter = 0
         self._accepted = False
+        self._watched: bytes | None = None
 
     @property
     def job_id(self) -> str | None:
         """The job's name in the cluster; None if it never left, because it could not be pickled."""
+        if self._watched is not None:
+            return format_job(self._watched)
         return format_job(job_id(self._session.id, self._counter)) if self._counter else None
 
     def accepted(self, timeout: float | None = None) -> bool:
@@ -263,6 +270,25 @@ class _Question:
         self.body: dict[str, Any] = {}
 
 
+class _Bell:
+    """Wakes a thread that polls. It may be rung for as long as anybody has it, also when nobody listens any more."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def ring(self) -> None:
+        os.eventfd_write(self.fd, 1)
+
+    def silence(self) -> None:
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            pass
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class _Session:
     """What clients, futures and the session's thread share. As a host's source it is the outbox.
 
@@ -290,7 +316,7 @@ class _Session:
         self._forked = False
         self._pid = os.getpid()
         # the outbox
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = _Bell()
         self._rung = False
         self._counters = itertools.count(1)
         self._last = 0
@@ -327,7 +353,7 @@ class _Session:
             return self._connected
 
     def offer(
-        self, future: Future[Any], spec: bytes, payload: bytes | LargePayload, code: _Code | None, block: bool
+        self, future: Future[Any], spec: bytes, payload: bytes | LargePayload, code: _Code | None, options: Options
     ) -> None:
         """Put one job down. Raises ``Full``, or the reason why the session is closed."""
         large: tuple[bytes, int] | None = None
@@ -343,7 +369,7 @@ class _Session:
                 self._last - self._acknowledged >= self.limits.max_unacknowledged_jobs
                 or self._bytes + size > self.limits.max_unacknowledged_bytes
             ):
-                self._make_room(size, block)
+                self._make_room(size, options.block)
             if self.closed is not None:
                 raise self.closed()
             # An interrupt may strike between any two of these lines: it may cost this future, nothing else.
@@ -353,14 +379,32 @@ class _Session:
             if code is not None and len(code.data) > INLINE_BYTES:
                 self._loads.append((code.sha, counter, _CodeSource(code.data)))
             future._counter = counter
-            self._entries.append(Entry(counter, spec, inline, large, code))
+            self._entries.append(Entry(counter, spec, inline, large, code, options.durable))
             self._futures[counter] = future
             if counter > self._last:
                 self._last = counter
             self._sizes.append((counter, size))
             self._bytes += size
-            if not self._rung:
-                self._ring()
+            wake = not self._rung
+            self._rung = True
+        if wake:  # not under the lock, for which the thread that wakes would have to wait
+            self._bell.ring()
+
+    def watch(self, future: Future[Any], job: bytes) -> None:
+        """Have the outcome of a job that is there already."""
+        future._watched = job
+        with self._changed:
+            if self._last - self._acknowledged >= self.limits.max_unacknowledged_jobs:
+                self._make_room(0, True)
+            if self.closed is not None:
+                raise self.closed()
+            counter = next(self._counters)
+            future._counter = counter
+            self._entries.append(Entry(counter, b"", b"", watch=job))
+            self._futures[counter] = future
+            self._last = max(self._last, counter)
+            self._sizes.append((counter, 0))
+            self._ring()
 
     def _make_room(self, size: int, block: bool) -> None:
         limits = self.limits
@@ -532,9 +576,9 @@ class _Session:
 
     def _ring(self) -> None:
         """Under the lock: wake the thread, once until it has looked."""
-        if not self._rung and not self._ended:
-            os.eventfd_write(self._bell, 1)
+        if not self._rung:
             self._rung = True
+            self._bell.ring()
 
     def _leave_if_done(self) -> None:
         with self._changed:
@@ -544,15 +588,12 @@ class _Session:
     # -- the outbox, as a source of the host --------------------------------------------------------
 
     def pollables(self) -> list[int]:
-        return [self._bell]
+        return [self._bell.fd]
 
     def drain(self, limit: int) -> tuple[list[Any], bool]:
         """All that was put down: it is bounded where it is put down, and shares one event."""
         with self._changed:
-            try:
-                os.eventfd_read(self._bell)
-            except BlockingIOError:
-                pass
+            self._bell.silence()
             self._rung = False
             entries, self._entries = self._entries, []
             loads, self._loads = self._loads, []
@@ -622,7 +663,6 @@ class _Session:
             word.set()
         self._wire.close(LINGER_MS)
         self._blobs.close()
-        os.close(self._bell)
         self._on_end()
 
     def _note(self, facts: list[Fact]) -> None:
@@ -884,7 +924,7 @@ class Client(concurrent.futures.Executor):
         except Exception as e:
             future._fail(_without_frames(e))
             return future
-        session.offer(future, spec, payload, code, self._options.block)
+        session.offer(future, spec, payload, code, self._options)
         return future
 
     def map(
@@ -950,6 +990,17 @@ class Client(concurrent.futures.Executor):
         twin._origin = self
         return twin
 
+    def future(self, job_id: str) -> Future[Any]:
+        """The future of a job that was handed in before, by this or another program: its id is ``Future.job_id``.
+
+        Its result is there as long as the coordinator keeps it; then it is :class:`errors.ResultExpired`. An id that
+        the coordinator has never accepted is :class:`errors.UnknownJob`. Neither is ever pending. It cannot cancel
+        the job. Raises :class:`errors.BadJobId` for what is no id.
+        """
+        future: Future[Any] = Future(self._session)
+        self._session.watch(future, parse_job(job_id))
+        return future
+
     def flush(self, timeout: float | None = None) -> None:
         """Return when all that was submitted so far is acknowledged: it is safe with the coordinator.
 
@@ -1004,6 +1055,7 @@ class Client(concurrent.futures.Executor):
             namespace=self._session.namespace,
             python=_PYTHON if code_in_call or holds_code(packed.code) else "",
             labels=tuple(sorted(options.labels.items())),
+            durable=options.durable,
         )
         if len(self._specs) >= KEPT_SPECS or len(packed.code) > INLINE_BYTES:
             self._specs.clear()  # at most one large function is kept
@@ -1012,7 +1064,7 @@ class Client(concurrent.futures.Executor):
 
     def _caller(self, fn: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Future[Any]]:
         """``submit`` of one function, packed now and never again."""
-        session, by_value, block = self._session, self._by_value, self._options.block
+        session, by_value, options = self._session, self._by_value, self._options
         max_bytes = session.limits.max_blob_bytes
         if session.closed is not None:
             raise session.closed()
@@ -1034,7 +1086,7 @@ class Client(concurrent.futures.Executor):
                 future._fail(_without_frames(e))
                 return future
             spec, code = specs[holds_code(payload)]
-            session.offer(future, spec, payload, code, block)
+            session.offer(future, spec, payload, code, options)
             return future
 
         return call

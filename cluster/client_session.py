@@ -33,6 +33,7 @@ from cluster.messages import (
     Accepted,
     Answer,
     Ask,
+    Awaiting,
     BlobRefused,
     Bye,
     Cancel,
@@ -47,6 +48,7 @@ from cluster.messages import (
     Submit,
     Taken,
     Waiting,
+    Watch,
     Welcome,
 )
 from cluster.session import Dialer
@@ -68,6 +70,10 @@ class Entry(NamedTuple):
     """SHA-256 and size of a payload that travels as a blob; the host can read it."""
     code: tuple[bytes, bytes] | None = None
     """SHA-256 and bytes of a function by value; a blob too when over the inline limit."""
+    durable: bool = True
+    """Whether the job outlives the coordinator."""
+    watch: bytes = b""
+    """Id of a job that is there already and whose outcome is wanted; there is nothing to hand in then."""
 
 
 # ------------------------------------------------------------------------------------ events
@@ -166,6 +172,12 @@ class ClientSession:
         self._unsent: deque[Entry] = deque()
         self._sent: deque[Entry] = deque()
         self._open: set[int] = set()
+        self._volatile: set[int] = set()
+        """Those of them that a restart of the coordinator loses."""
+        self._watches: dict[int, bytes] = {}
+        """Those of them that are jobs of another session, with their ids."""
+        self._awaiting: int | None = None
+        """Number of the last message that asks what became of them; 0 if it is to be sent. None: there is no need."""
         self._accepted = 0
         self._offered = 0
         self._stored: set[bytes] = set()
@@ -238,18 +250,20 @@ class ClientSession:
                 case Drained():
                     drained = True
         self._hand_in(now.mono)
-        if self._settled:
-            turn.after_commit.append(Settle(self._settled))
-            self._settled = []
         if self._told < self._through() and not self._over:
             self._told = self._through()
             turn.after_commit.append(Acknowledge(self._told))
+        first = len(turn.after_commit)
         if not (self._open or self._asks):
             self._waits_since = None
         elif self._waits_since is None:
             self._waits_since = now.mono
         if drained:
             self._judge(now.mono)
+        if self._settled:
+            # Last, for who waits for a result wakes by it; but the end of the session has none open any more.
+            turn.after_commit.insert(first if self._over else len(turn.after_commit), Settle(self._settled))
+            self._settled = []
         seconds = self._dialer.silence_ended()
         if seconds is not None:
             turn.facts.append(fact("coordinator_back", seconds=seconds))
@@ -276,6 +290,10 @@ class ClientSession:
             return
         for entry in entries:
             self._open.add(entry.counter)
+            if not entry.durable:
+                self._volatile.add(entry.counter)
+            if entry.watch:
+                self._watches[entry.counter] = entry.watch
             for sha, size in _blobs_of(entry):
                 self._uses[sha] = self._uses.get(sha, 0) + 1
                 if sha not in self._stored:  # else it is offered again once it has been named: see _offer_again
@@ -294,7 +312,7 @@ class ClientSession:
             size = 0
             while unsent and len(batch) < MAX_BATCH and size < BATCH_BYTES:
                 entry = unsent[0]
-                if batch and entry.counter != batch[-1].counter + 1:
+                if entry.watch or (batch and entry.counter != batch[-1].counter + 1):
                     break
                 if any(sha not in self._stored for sha, _ in _blobs_of(entry)):
                     break
@@ -304,7 +322,12 @@ class ClientSession:
                     shared.add(entry.spec)
                     size += len(entry.spec) + (len(entry.code[1]) if entry.code else 0)
             if not batch:
-                break
+                if not (unsent and unsent[0].watch):
+                    break
+                entry = unsent.popleft()
+                self._send(Watch([entry.counter], [entry.watch]), now)
+                self._sent.append(entry)
+                continue
             self._send(_submit(batch), now)
             self._sent += batch
             self._offer_again({sha for entry in batch for sha, _ in _blobs_of(entry)})
@@ -360,6 +383,8 @@ class ClientSession:
     def _received(self, event: Received, now: float) -> None:
         message, sends = self._dialer.receive(event.header, event.message, now)
         self._turn.after_commit += sends
+        if self._awaiting and message is not None and self._dialer.link.acked >= self._awaiting:
+            self._awaiting = None
         match message:
             case None | Pulse():
                 pass
@@ -396,8 +421,10 @@ class ClientSession:
         self._turn.facts.append(fact("connected", epoch=message.epoch, link=self._dialer.link.number))
         if not message.resumed:
             lost = Failure("JobLost", "the coordinator was restarted and no longer knows the job").encode()
-            waiting = {e.counter for e in (*self._sent, *self._unsent)}
-            self._settle(Settled(c, Outcome.LOST, lost) for c in sorted(self._open - waiting) if c <= self._accepted)
+            through = max(self._accepted, message.accepted)  # what we had not heard of is lost as well
+            gone = (self._volatile & self._open if message.kept else self._open) - self._watches.keys()
+            self._settle(Settled(c, Outcome.LOST, lost) for c in sorted(gone) if c <= through)
+            self._awaiting = 0 if message.kept or self._watches else None
             for sha in self._fetching:
                 if self._incoming.drop(sha):
                     self._turn.after_commit.append(blobs.DropBlob(sha))
@@ -405,6 +432,8 @@ class ClientSession:
         self._accept(message.accepted, now)
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
+        if self._awaiting is not None:
+            self._await(now)
         for word in self._outgoing.restart():
             self._send(word, now)
         self._offer_again({sha for entry in self._unsent for sha, _ in _blobs_of(entry)})
@@ -413,6 +442,19 @@ class ClientSession:
         for asked in self._asks.values():
             self._send(Ask(asked.ask, asked.topic, asked.about), now)
         self._cancel(sorted(self._cancels), now)
+
+    def _await(self, now: float) -> None:
+        """Ask what has become of all that an earlier life of the coordinator had accepted."""
+        waiting = {e.counter for e in self._unsent}
+        accepted = sorted(c for c in self._open if c not in waiting)
+        own = [c for c in accepted if c not in self._watches]
+        watched = [c for c in accepted if c in self._watches]
+        for first in range(0, len(own), MAX_BATCH):
+            self._send(Awaiting(own[first : first + MAX_BATCH]), now)
+        for first in range(0, len(watched), MAX_BATCH):
+            some = watched[first : first + MAX_BATCH]
+            self._send(Watch(some, [self._watches[c] for c in some]), now)
+        self._awaiting = self._dialer.link.sent if accepted else None
 
     def _results(self, message: Results, now: float) -> None:
         self._accept(message.through, now)
@@ -457,6 +499,8 @@ class ClientSession:
         for row in rows:
             if row.counter in self._open:
                 self._open.discard(row.counter)
+                self._volatile.discard(row.counter)
+                self._watches.pop(row.counter, None)
                 self._cancels.discard(row.counter)
                 self._settled.append(row)
 
@@ -507,7 +551,10 @@ class ClientSession:
     # ------------------------------------------------------------------------------- cancelling, ending
 
     def _cancel(self, counters: list[int], now: float) -> None:
-        wished = {c for c in counters if c in self._open}
+        others = [c for c in counters if c in self._watches]
+        if others:
+            self._turn.after_commit.append(CancelDenied(others))
+        wished = {c for c in counters if c in self._open and c not in self._watches}
         if not wished:
             return
         unsent = [e for e in self._unsent if e.counter in wished]

@@ -117,6 +117,12 @@ class CoordinatorLimits:
     """...and never more jobs a slot than this."""
     lost_node_retries: int = 3
     """How often a job is queued again after its node was lost, before it is lost itself."""
+    keep_outcomes_s: float = 7 * 86_400.0
+    """Outcomes of durable jobs are kept so long,"""
+    keep_outcomes: int = 1_000_000
+    """...and no more of them than this: the oldest go first, and are ``ResultExpired`` from then on."""
+    min_free_bytes: int = 256 * 1024**2
+    """With less free on the store's disk, submissions are refused; what is left lets outcomes still be written."""
 
 
 @dataclass(frozen=True, slots=True)

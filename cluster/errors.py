@@ -82,6 +82,14 @@ class JobLost(JobError):
     """The cluster no longer knows the job, or gave up on it after losing its node too often."""
 
 
+class ResultExpired(JobError):
+    """The job is done, and what became of it is not kept any more."""
+
+
+class UnknownJob(JobError):
+    """No job of that id is known here, or it is none of this key's business."""
+
+
 class JobRefused(JobError):
     """The coordinator did not take the job; the text says why."""
 
@@ -119,6 +127,17 @@ class JobTimeout(JobError):
 
 JOB_ERRORS: dict[str, type[JobError]] = {
     c.__name__: c
-    for c in (SerializationError, TooLarge, WorkerCrashed, JobExited, JobLost, JobRefused, Cancelled, JobTimeout)
+    for c in (
+        SerializationError,
+        TooLarge,
+        WorkerCrashed,
+        JobExited,
+        JobLost,
+        ResultExpired,
+        UnknownJob,
+        JobRefused,
+        Cancelled,
+        JobTimeout,
+    )
 }
 """Errors of ours that may travel by name in a job's failure."""

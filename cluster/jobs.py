@@ -52,23 +52,36 @@ class Spec:
     """Minor version (``3.11``) the node must run; empty where any will do."""
     labels: tuple[tuple[str, str], ...] = ()
     """Labels the node must have, sorted."""
+    durable: bool = True
+    """Whether the job outlives the coordinator."""
 
     def encode(self) -> bytes:
         out: bytes = msgpack.packb(
-            [self.name, self.by_value, self.code, self.code_size, self.namespace, self.owner, self.python, self.labels]
+            [
+                self.name,
+                self.by_value,
+                self.code,
+                self.code_size,
+                self.namespace,
+                self.owner,
+                self.python,
+                self.labels,
+                self.durable,
+            ]
         )
         return out
 
     @staticmethod
     def decode(raw: bytes) -> Spec:
         try:
-            name, by_value, code, code_size, namespace, owner, python, labels = msgpack.unpackb(raw, use_list=False)
+            fields: Any = msgpack.unpackb(raw, use_list=False)
+            name, by_value, code, code_size, namespace, owner, python, labels, durable = fields
             texts = (name, namespace, owner, python, *(t for pair in labels for t in pair))
             sound = (
                 all(type(t) is str and len(t) <= 512 for t in texts)
                 and type(labels) is tuple
                 and all(type(pair) is tuple and len(pair) == 2 for pair in labels)
-                and type(by_value) is bool
+                and type(by_value) is type(durable) is bool
                 and type(code) is bytes
                 and type(code_size) is int
                 and 0 <= code_size < 1 << 62
@@ -78,7 +91,7 @@ class Spec:
             raise BadSpec(f"unreadable: {type(e).__name__}") from None
         if not sound:
             raise BadSpec("a field has the wrong type or is too long")
-        return Spec(name, by_value, code, code_size, namespace, owner, python, labels)
+        return Spec(name, by_value, code, code_size, namespace, owner, python, labels, durable)
 
     def owned_by(self, owner: str) -> Spec:
         return replace(self, owner=owner)

@@ -276,6 +276,24 @@ class Cancel(Message):
 
 
 @dataclass(slots=True)
+class Awaiting(Message):
+    """What has become of these jobs of this session, which an earlier life of the coordinator had accepted?"""
+
+    KIND: ClassVar[int] = 19
+    counters: Naturals
+
+
+@dataclass(slots=True)
+class Watch(Message):
+    """Let these outcomes be owed to this session too, under counters of its own; a result answers each."""
+
+    KIND: ClassVar[int] = 20
+    COLUMNS: ClassVar[tuple[str, ...]] = ("counters", "jobs")
+    counters: Naturals
+    jobs: JobIds
+
+
+@dataclass(slots=True)
 class Ask(Message):
     """A question about the cluster; ``Answer`` has the same ``ask``."""
 
@@ -330,10 +348,13 @@ class Welcome(Message):
     KIND: ClassVar[int] = 30
     epoch: Natural
     resumed: Truth
-    """False: the coordinator knew nothing of this session; what it had accepted before is lost."""
+    """False: this life of the coordinator knew nothing of this session."""
     accepted: Natural
     heartbeat_s: Float
     lease_s: Float
+    kept: Truth = False
+    """Whether a store has what was accepted before, but for what is not durable. Neither this nor ``resumed``: it is
+    lost."""
 
 
 @dataclass(slots=True)

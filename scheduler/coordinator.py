@@ -6,6 +6,7 @@ showed himself. What silence decides is judged only when the host found every so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from cluster.actor import (
     Drained,
     Garbled,
     Header,
+    Identity,
     Now,
     Received,
     Send,
@@ -24,12 +26,13 @@ from cluster.actor import (
 )
 from cluster.config import ACCEPT_DELAY_S, MAX_HELD, PROTOCOL, CoordinatorLimits, Times
 from cluster.facts import fact
-from cluster.ids import SESSION_BYTES, counter_of, first_token, job_id, session_of
+from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
 from cluster.jobs import BadSpec, Failure, Outcome
 from cluster.messages import (
     Accepted,
     Answer,
     Ask,
+    Awaiting,
     BlobRefused,
     Bye,
     Cancel,
@@ -50,6 +53,7 @@ from cluster.messages import (
     Started,
     Submit,
     Taken,
+    Watch,
     Welcome,
 )
 from cluster.session import Link, Verdict
@@ -58,23 +62,40 @@ from scheduler.assigning import Batch
 from scheduler.clients import Client, Clients, Owed
 from scheduler.exchange import Exchange
 from scheduler.functions import Functions, Record
+from scheduler.journal import (
+    Journal,
+    OutcomesPruned,
+    OutcomesRead,
+    PruneOutcomes,
+    ReadOutcomes,
+    SpaceMeasured,
+    Wanted,
+    node_about,
+)
 from scheduler.lifecycle import Cause, Job, State, move
 from scheduler.peers import Peer
 from scheduler.placement import Chance, choose, prefill
 from scheduler.ready_queue import ReadyQueue
 from scheduler.retries import after_lost_node
 from scheduler.roster import Node, Roster
+from scheduler.store import Recovered, UnfinishedRow
 from scheduler.waiting import WaitingJobs
 
 ACCEPT_EVERY = 1_000
 """...and no longer than so many jobs."""
+
+PRUNE_EVERY_S, PRUNE_PAUSE_S, PRUNE_SLICE = 60.0, 0.25, 500
+"""Old outcomes are looked for so often; while there are more, the next slice follows so soon; rows of one slice, which
+takes a millisecond."""
 
 STUCK_S = 0.05
 """Work lying ready on a node so long without a result there is asked back, if another node is idle."""
 
 
 class Coordinator:
-    """``epoch`` is this life's number; ``chance`` feeds placement."""
+    """``epoch`` is this life's number; ``chance`` feeds placement. ``recovered`` is what the last life left in the
+    store, and ``unfinished`` are its jobs by rank; without ``recovered`` there is no store.
+    """
 
     def __init__(
         self,
@@ -84,6 +105,8 @@ class Coordinator:
         chance: Chance,
         times: Times | None = None,
         limits: CoordinatorLimits | None = None,
+        recovered: Recovered | None = None,
+        unfinished: Iterable[UnfinishedRow] = (),
     ) -> None:
         self.epoch = epoch
         self._cluster_id = cluster_id
@@ -111,6 +134,14 @@ class Coordinator:
         """Peers to look after at the end of this turn."""
         self._told_finished = dict(self._finished)
         self._judge_at = 0.0
+        self._journal = Journal(recovered)
+        self._prune_at = math.inf
+        self._disk_full = ""
+        """Why submissions are refused for now."""
+        self._adrift: dict[bytes, Job] = {}
+        """Unfinished jobs of an earlier life, until it is known who holds them."""
+        if recovered is not None:
+            self._recover(recovered, unfinished)
 
     # ------------------------------------------------------------------------------- the contract
 
@@ -118,7 +149,7 @@ class Coordinator:
         self._turn = Turn()
         self._now, self._wall = now.mono, now.wall
         if self._born is None:
-            self._born = now.mono
+            self._be_born()
         drained = False
         garbled: dict[str, int] = {}
         for event in events:
@@ -131,6 +162,12 @@ class Coordinator:
                     self._tell(self._exchange.read(event))
                 case blobs.BlobFailed():
                     self._blob_failed(event)
+                case OutcomesRead():
+                    self._outcomes_read(event)
+                case OutcomesPruned():
+                    self._outcomes_pruned(event)
+                case SpaceMeasured():
+                    self._space(event.free)
                 case Unroutable():
                     self._unroutable(event.route)
                 case Garbled():
@@ -148,6 +185,7 @@ class Coordinator:
             self._judge()
         self._settle()
         self._tell_finished()
+        self._turn.writes += self._journal.take()
         return self._turn
 
     def deadline(self) -> float | None:
@@ -239,6 +277,10 @@ class Coordinator:
                 self._ask(client, message)
             case Bye():
                 self._client_left(client, "it left")
+            case Awaiting():
+                self._await(client, message.counters)
+            case Watch():
+                self._watch(client, message)
             case Taken():
                 self._client_took(client, message)
             case BlobRefused():
@@ -358,26 +400,39 @@ class Coordinator:
             return
         if client is not None and event.header.link <= client.link.number:
             return  # a late copy of an earlier hello
+        kept = self._journal.session(hello.session)
+        if kept is not None and kept.key != identity.key:
+            self._refuse(event, "name", "this session id belongs to another key")
+            return
         known = client is not None and not client.forgotten
         if client is None:
             if len(self._clients) >= self._limits.max_sessions:
                 self._refuse(event, "full", f"{len(self._clients)} client sessions are the limit (max_sessions)")
                 return
             client = Client(
-                hello.session, identity, event.route, Link(), self._now, namespace=namespace, accepted=hello.accepted
+                hello.session,
+                identity,
+                event.route,
+                Link(),
+                self._now,
+                namespace=namespace,
+                accepted=kept.accepted if kept else 0,
+                forgotten=hello.epoch == self.epoch,  # it knows this epoch, which knew it once
             )
             self._clients.add(client)
+        client.accepted = max(client.accepted, hello.accepted)  # what leaves no rows may be above those that do
         self._waiting.relinked(client)
         self._bind(client, event)
         client.owe_again()
         client.left = False
         client.told, client.told_due = client.accepted, None
         # A client that has not heard of this epoch yet has not been told either what the last one took with it.
-        self._send(client, self._welcome(known and hello.epoch == self.epoch, client.accepted))
+        resumed = known and hello.epoch == self.epoch
+        self._send(client, self._welcome(resumed, client.accepted, kept is not None))
         self._fact("client_joined", session=client.session.hex(), namespace=client.namespace, link=client.link.number)
 
-    def _welcome(self, known: bool, accepted: int) -> Welcome:
-        return Welcome(self.epoch, known, accepted, self._times.heartbeat_s, self._times.lease_s)
+    def _welcome(self, known: bool, accepted: int, kept: bool = False) -> Welcome:
+        return Welcome(self.epoch, known, accepted, self._times.heartbeat_s, self._times.lease_s, kept)
 
     def _node_hello(self, event: Received, hello: NodeHello) -> None:
         if not self._fit_to_join(event, "node", hello.protocol, hello.version, hello.session):
@@ -416,10 +471,12 @@ class Coordinator:
                 labels=hello.labels,
             )
             self._roster.add(node)
+            self._journal.node(node)
         self._bind(node, event)
         node.code.clear()
         self._send(node, self._welcome(known, 0))
         self._fact("node_joined", node=node.name, slots=node.slots, host=node.host, link=node.link.number)
+        self._adopt(node, hello)
         self._reconcile(node, hello.tokens)
 
     def _contest(self, event: Received, hello: NodeHello, holder: Node) -> None:
@@ -454,6 +511,165 @@ class Coordinator:
             self._send(node, Discard(strange))
         self._retract(node, [job for job in node.leases if job.cancel_wished])
 
+    # ------------------------------------------------------------------------------- after a restart
+
+    def _recover(self, recovered: Recovered, unfinished: Iterable[UnfinishedRow]) -> None:
+        """Take up what the last life left. Jobs it may have assigned wait for the word of those it knew, or the
+        end of the longest lease it can have given."""
+        self._rank = recovered.last_rank
+        for sha, (size, holds) in recovered.blobs.items():
+            self._exchange.restore(sha, size, holds)
+        records: dict[int, Record] = {}
+        for spec in recovered.specs:
+            record = self._functions.restore(spec.number, spec.raw, spec.owner, spec.code, spec.blob)
+            records[spec.number] = record
+            if spec.blob:
+                self._exchange.restore(record.spec.code, record.spec.code_size, 1)
+        for known in recovered.nodes:
+            lock, pid, python, slots, labels = node_about(known)
+            identity = Identity(known.key, "node", "node", "default")
+            node = Node(known.session, identity, b"", Link(), 0.0, False, math.inf)
+            node.name, node.incarnation, node.host, node.lock = known.name, known.incarnation, known.host, lock
+            node.pid, node.python, node.slots, node.labels, node.awaited = pid, python, slots, labels, True
+            self._roster.add(node)
+        for row in unfinished:
+            record = records[row.spec]
+            client = self._clients.get(session_of(row.id)) or self._absent(session_of(row.id))
+            large = (row.sha, row.size) if row.sha else None
+            payload = row.payload or b""
+            job = Job(row.id, counter_of(row.id), client, record, payload, large, row.rank, State.ADRIFT)
+            job.attempt, job.lost_nodes = row.attempt, row.lost_nodes
+            client.jobs[job.counter] = self._adrift[job.id] = job
+            record.live += 1
+            self._unfinished += 1
+            self._held_bytes += len(payload)
+
+    def _absent(self, session: bytes) -> Client:
+        """A session of an earlier life, which may come back."""
+        row = self._journal.session(session)
+        assert row is not None, f"job of session {session.hex()}, which is not kept"
+        identity = Identity(row.key, "client", row.owner, row.namespace)
+        client = Client(session, identity, b"", Link(), 0.0, False, namespace=row.namespace, accepted=row.accepted)
+        self._clients.add(client)
+        return client
+
+    def _be_born(self) -> None:
+        """The first turn: silence and leases count from here."""
+        self._born = self._now
+        if self._journal.open:
+            self._prune_at = self._now + PRUNE_EVERY_S
+        for peer in (*self._clients, *self._roster):
+            peer.heard_at = self._now
+        if self._adrift:
+            self._fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
+        self._land()
+
+    def _adopt(self, node: Node, hello: NodeHello) -> None:
+        """What the node holds of an earlier life goes on under its old token. Of two that hold one job, the one with
+        the later token has the right to it."""
+        node.awaited = False
+        ours = first_token(self.epoch)
+        superseded: dict[int, tuple[Node, list[int]]] = {}
+        for token, jid, attempt in zip(hello.tokens, hello.jobs, hello.attempts, strict=True):
+            client = self._clients.get(session_of(jid))
+            job = None if client is None else client.jobs.get(counter_of(jid))
+            if job is None or token >= ours or not job.token < token:
+                continue
+            if job.state is State.ADRIFT:
+                del self._adrift[jid]
+            elif job.node is not None and job.token:
+                job.node.leases.end(job.token)
+                superseded.setdefault(id(job.node), (job.node, []))[1].append(job.token)
+            else:
+                continue
+            move(job, Cause.ADOPTED)
+            job.attempt, job.token, job.node, job.retracting = attempt, token, node, False
+            node.leases.grant(job)
+        for other, tokens in superseded.values():
+            self._active[id(other)] = other
+            self._send(other, Discard(tokens))
+        self._land()
+
+    def _land(self) -> None:
+        """When all who may hold jobs of an earlier life have told, or are given up, the rest is nobody's."""
+        if self._adrift and not any(node.awaited for node in self._roster):
+            rest = list(self._adrift.values())
+            self._adrift.clear()
+            for job in rest:
+                move(job, Cause.LEFT_OVER)
+            self._push_back(rest, "no node has them since the coordinator was restarted")
+
+    def _await(self, client: Client, counters: list[int]) -> None:
+        """A session that was away for a life of ours: what has become of these?"""
+        owed = {row.counter for row in client.owed()}
+        wanted = [
+            Wanted(job_id(client.session, c), client.session, c)
+            for c in counters
+            if c not in client.jobs and c not in owed
+        ]
+        self._look_up(wanted)
+
+    def _watch(self, client: Client, message: Watch) -> None:
+        wanted = []
+        for counter, jid in zip(message.counters, message.jobs, strict=True):
+            client.accepted = max(client.accepted, counter)  # it comes in its turn, as a submission does
+            owner = self._clients.get(session_of(jid))
+            job = None if owner is None else owner.jobs.get(counter_of(jid))
+            if job is None or not _may_see(client, job.client.namespace):
+                wanted.append(Wanted(jid, client.session, counter))
+            elif (client.session, counter) not in (job.watchers or ()):
+                job.watchers = [*(job.watchers or ()), (client.session, counter)]
+        self._active[id(client)] = client
+        self._look_up(wanted)
+
+    def _look_up(self, wanted: list[Wanted]) -> None:
+        if wanted and self._journal.open:
+            self._turn.after_commit.append(ReadOutcomes(wanted))
+        else:
+            self._outcomes_read(OutcomesRead([(w, None) for w in wanted]))
+
+    def _outcomes_read(self, event: OutcomesRead) -> None:
+        for wanted, row in event.found:
+            client = self._clients.get(wanted.session)
+            if client is None or client.left:
+                continue
+            if wanted.cancel:
+                if row is None or row.outcome != Outcome.CANCELLED:  # else it has heard so, or asks what became of it
+                    self._not_cancelled(client, [wanted.job])
+                continue
+            kept = self._journal.session(session_of(wanted.job))
+            visible = kept is not None and _may_see(client, kept.namespace)
+            if row is None or not visible:
+                expired = visible and kept is not None and counter_of(wanted.job) <= kept.accepted
+                row = _unknown(wanted, expired)
+            self._owe(client, row._replace(counter=wanted.counter))
+
+    def _owe(self, client: Client, row: Owed) -> None:
+        if row.large is not None:
+            self._exchange.hold(row.large[0])
+            client.fetchable[row.large[0]] = client.fetchable.get(row.large[0], 0) + 1
+        client.owe(row)
+        self._active[id(client)] = client
+
+    def _outcomes_pruned(self, event: OutcomesPruned) -> None:
+        for sha in event.blobs:
+            self._exchange.release(sha)
+        if event.outcomes:
+            self._fact("outcomes_pruned", event.outcomes)
+        self._prune_at = self._now + (PRUNE_PAUSE_S if event.outcomes >= PRUNE_SLICE else PRUNE_EVERY_S)
+
+    def _space(self, free: int) -> None:
+        """At the watermark nothing new is taken, by itself again when there is room; what is taken goes on."""
+        least = self._limits.min_free_bytes
+        if free < least and not self._disk_full:
+            self._disk_full = (
+                f"{free} bytes are free on the disk of the coordinator's store, fewer than {least} (min_free_bytes)"
+            )
+            self._fact("disk_low", free=free, least=least)
+        elif free >= least and self._disk_full:
+            self._disk_full = ""
+            self._fact("disk_well", free=free)
+
     # ------------------------------------------------------------------------------- submissions
 
     def _submit(self, client: Client, message: Submit) -> None:
@@ -467,7 +683,8 @@ class Coordinator:
         records = self._records(client, message)
         limits = self._limits
         ready, jobs, session = self._ready, client.jobs, client.session
-        accepted = 0
+        accepted: list[Job] = []
+        refused: list[tuple[bytes, bytes]] = []
         for row in range(skip, count):
             counter = first + row
             index = message.spec_of[row]
@@ -475,18 +692,20 @@ class Coordinator:
             payload = message.payloads[row]
             ref = large.get(row)
             if isinstance(record, str):
-                self._refuse_job(client, counter, record)
+                refused.append(self._refuse_job(client, counter, record))
+                continue
+            if self._disk_full:
+                self._refuse_job(client, counter, self._disk_full)  # and leave no row: there is no room for many
                 continue
             if ref is not None and ref[0] not in self._exchange:
-                self._refuse_job(client, counter, "its payload did not arrive")
+                refused.append(self._refuse_job(client, counter, "its payload did not arrive"))
                 continue
             if self._unfinished >= limits.max_jobs or self._held_bytes > limits.max_job_bytes:
-                self._refuse_job(
-                    client,
-                    counter,
+                why = (
                     f"the queue is full: {self._unfinished} unfinished jobs (max_jobs {limits.max_jobs}), "
-                    f"{self._held_bytes} bytes (max_job_bytes {limits.max_job_bytes})",
+                    f"{self._held_bytes} bytes (max_job_bytes {limits.max_job_bytes})"
                 )
+                refused.append(self._refuse_job(client, counter, why))
                 continue
             if ref is not None:
                 self._exchange.named(client, ref[0])
@@ -497,11 +716,13 @@ class Coordinator:
             self._unfinished += 1
             self._held_bytes += len(payload)
             ready.push(job)
-            accepted += 1
+            accepted.append(job)
         client.accepted = first + count - 1
         self._unneeded(client, message)
+        self._journal.refused(client, refused, self._wall)
         if accepted:
-            self._fact("jobs_accepted", accepted, session=client.session.hex())
+            self._journal.accepted(client, accepted)
+            self._fact("jobs_accepted", len(accepted), session=client.session.hex())
 
     def _unneeded(self, client: Client, message: Submit) -> None:
         """What no job has taken over: the rows were known already, or refused."""
@@ -535,10 +756,12 @@ class Coordinator:
                 out.append(f"its description is not usable: {e}")
         return out
 
-    def _refuse_job(self, client: Client, counter: int, why: str) -> None:
+    def _refuse_job(self, client: Client, counter: int, why: str) -> tuple[bytes, bytes]:
+        """Its id and the failure that is owed."""
         self._finished[Outcome.FAILED] += 1
         failure = Failure("JobRefused", f"the coordinator did not take the job: {why}").encode()
         client.owe(Owed(counter, Outcome.FAILED, failure, None))
+        return job_id(client.session, counter), failure
 
     # ------------------------------------------------------------------------------- placing
 
@@ -658,6 +881,12 @@ class Coordinator:
             self._exchange.release(job.large[0])
         word = job.outcome
         self._finished[word] += 1
+        if self._journal.ended(job, outcome, payload, large, self._wall) and large is not None:
+            self._exchange.hold(large[0])  # for the row
+        for session, counter in job.watchers or ():
+            watcher = self._clients.get(session)
+            if watcher is not None and not watcher.left:
+                self._owe(watcher, Owed(counter, outcome, payload, large))
         if client.left:
             if large is not None:
                 self._exchange.release(large[0])
@@ -710,28 +939,33 @@ class Coordinator:
     # ------------------------------------------------------------------------------- cancelling
 
     def _cancel(self, client: Client, ids: list[bytes]) -> None:
-        denied = []
+        denied, ended = [], []
         retract: dict[int, tuple[Node, list[Job]]] = {}
         for jid in dict.fromkeys(ids):
             owner = self._clients.get(session_of(jid))
             job = None if owner is None else owner.jobs.get(counter_of(jid))
-            if job is None or job.client is not client:
+            if job is None and self._journal.open and owner is client:
+                ended.append(Wanted(jid, client.session, counter_of(jid), cancel=True))
+            elif job is None or job.client is not client:
                 denied.append(jid)
             elif job.state is State.RUNNING:
                 job.cancel_wished = False  # of an earlier copy of this wish: a denial is for good
                 denied.append(jid)
             elif job.state is State.READY:
                 self._cancel_ready(job)
+            elif job.state is State.ADRIFT:
+                job.cancel_wished = True
             else:
                 job.cancel_wished = True
                 retract.setdefault(id(job.node), (job.node, []))[1].append(job)
         for node, jobs in retract.values():
             self._retract(node, jobs)
-        if denied:  # but for those it is yet to hear are cancelled, by an earlier wish
+        if denied or ended:  # but for those it is yet to hear are cancelled, by an earlier wish
             cancelled = {
                 job_id(client.session, row.counter) for row in client.owed() if row.outcome == Outcome.CANCELLED
             }
             denied = [jid for jid in denied if jid not in cancelled]
+            self._look_up([wanted for wanted in ended if wanted.job not in cancelled])
         if denied:
             self._not_cancelled(client, denied)
 
@@ -814,12 +1048,15 @@ class Coordinator:
         if jobs or counted:
             self._fact("node_lost", len(jobs), node=node.name, session=node.session.hex(), reason=reason)
         self._push_back(back, f"node {node.name} is gone ({reason})")
+        self._journal.node_gone(node)
+        self._land()
 
     def _lost_once(self, job: Job, back: list[Job], why: str) -> None:
         job.node, job.token = None, 0
         if after_lost_node(job, self._limits.lost_node_retries):
             move(job, Cause.NODE_LOST)
             back.append(job)
+            self._journal.standing(job)
             return
         text = f"given up after {job.lost_nodes} attempts whose node was lost; the last: {why}"
         self._end(job, Cause.GIVEN_UP, Outcome.LOST, Failure("JobLost", text).encode())
@@ -868,6 +1105,10 @@ class Coordinator:
         self._waiting.watch(self._ready, self._roster, now)
         self._tell(self._waiting.words(self._ready, self._roster, now))
         self._exchange.relieve(now - times.suspect_s)
+        if now >= self._prune_at:
+            self._prune_at = math.inf  # until it is answered
+            before = self._wall - self._limits.keep_outcomes_s
+            self._turn.after_commit.append(PruneOutcomes(before, self._limits.keep_outcomes, PRUNE_SLICE))
         self._judge_at = now + pause
 
     def _unheard(self, peer: Peer) -> bool:
@@ -947,6 +1188,7 @@ class Coordinator:
                 else:
                     still[key] = peer
         self._active = still
+        self._journal.forget(self._functions)
         for sha in self._functions.dropped:
             self._exchange.release(sha)
         self._functions.dropped.clear()
@@ -982,6 +1224,7 @@ class Coordinator:
             "wall_s": self._wall,
             "jobs": {
                 "ready": len(self._ready),
+                "adrift": len(self._adrift),
                 "leased": load.pop("leased"),
                 "running": load["busy"],
                 "finished": {o.word: n for o, n in self._finished.items()},
@@ -994,6 +1237,23 @@ class Coordinator:
 
 _NODE_OUTCOMES = frozenset(int(o) for o in Outcome)
 OUTCOMES = tuple(Outcome)
+
+
+def _may_see(client: Client, namespace: str) -> bool:
+    """Whether the outcomes of jobs there are any of its business."""
+    return client.identity.role == "owner" or client.namespace == namespace
+
+
+def _unknown(wanted: Wanted, expired: bool) -> Owed:
+    """The word on a job of which there is no row."""
+    if expired:
+        failure = Failure("ResultExpired", "the job is done, and its outcome is not kept any more")
+        return Owed(wanted.counter, Outcome.FAILED, failure.encode(), None)
+    if wanted.session != session_of(wanted.job):
+        failure = Failure("UnknownJob", f"no job {format_job(wanted.job)} is known to this coordinator")
+        return Owed(wanted.counter, Outcome.FAILED, failure.encode(), None)
+    failure = Failure("JobLost", "the coordinator was restarted and no longer knows the job")
+    return Owed(wanted.counter, Outcome.LOST, failure.encode(), None)
 
 
 def _name(peer: Peer) -> str:

@@ -33,6 +33,12 @@ class Exchange:
     def __contains__(self, sha: bytes) -> bool:
         return sha in self._shelf
 
+    def restore(self, sha: bytes, size: int, holds: int) -> None:
+        """A blob that outlived us, and how many rows name it."""
+        for _ in range(holds):
+            self._shelf.hold(sha)
+        self._shelf.add(sha, size)
+
     # -- coming in ----------------------------------------------------------------------------------
 
     def chunk(self, peer: Peer, chunk: Chunk) -> Message | None:

@@ -49,6 +49,10 @@ class Record:
     """Whether the code is a blob, too large to be kept here."""
     live: int = 0
     """Unfinished jobs."""
+    number: int = 0
+    """Of its row in the store; 0 while there is none."""
+    sent: bytes = b""
+    """The spec as its clients send it: what the row keeps, so that they find this record after a restart too."""
 
 
 class Functions:
@@ -58,6 +62,8 @@ class Functions:
         self._spare_bytes = 0
         self.dropped: list[bytes] = []
         """Blobs of forgotten records, for the coordinator to release."""
+        self.dropped_numbers: list[int] = []
+        """...and the numbers of their rows."""
 
     def intern(self, raw: bytes, owner: str) -> Record:
         """The record of a client's spec. Raises ``BadSpec``."""
@@ -67,8 +73,15 @@ class Functions:
             if len(self._records) >= MAX_RECORDS:
                 self._prune()
             spec = Spec.decode(raw).owned_by(owner)
-            record = Record(spec, spec.encode(), self._time(spec), (spec.labels, spec.python))
+            record = Record(spec, spec.encode(), self._time(spec), (spec.labels, spec.python), sent=raw)
             self._records[key] = record
+        return record
+
+    def restore(self, number: int, raw: bytes, owner: str, code: bytes, holds_blob: bool) -> Record:
+        """The record of a row that outlived us."""
+        record = self.intern(raw, owner)
+        record.number, record.code, record.holds_blob = number, code, holds_blob
+        self._spare_bytes += len(code)
         return record
 
     def learn(self, record: Record, code: bytes) -> None:
@@ -115,3 +128,5 @@ class Functions:
             self._spare_bytes -= len(record.code)
             if record.holds_blob:
                 self.dropped.append(record.spec.code)
+            if record.number:
+                self.dropped_numbers.append(record.number)

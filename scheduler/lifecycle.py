@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class State(Enum):
     __hash__ = object.__hash__  # members are singletons; Enum's own hash is slow
 
+    ADRIFT = "adrift"
+    """Unfinished when an earlier coordinator ended, so that a node may hold it: that node's word moves it on, or the
+    end of what leases there were."""
     READY = "ready"
     """Waits for a node; placement moves it on, or a cancel."""
     LEASED = "leased"
@@ -39,9 +42,13 @@ class Cause(Enum):
     RESULT = "its result came"
     CANCELLED = "cancelled"
     GIVEN_UP = "its budget is spent"
+    ADOPTED = "the node that holds it has told"
+    LEFT_OVER = "no node holds it"
 
 
 TRANSITIONS: dict[tuple[State, Cause], State] = {
+    (State.ADRIFT, Cause.ADOPTED): State.LEASED,
+    (State.ADRIFT, Cause.LEFT_OVER): State.READY,
     (State.READY, Cause.PLACED): State.LEASED,
     (State.READY, Cause.CANCELLED): State.FINISHED,
     (State.READY, Cause.GIVEN_UP): State.FINISHED,
@@ -50,6 +57,8 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.LEASED, Cause.NODE_LOST): State.READY,
     (State.LEASED, Cause.RESULT): State.FINISHED,
     (State.LEASED, Cause.GIVEN_UP): State.FINISHED,
+    (State.LEASED, Cause.ADOPTED): State.LEASED,
+    (State.RUNNING, Cause.ADOPTED): State.LEASED,
     (State.RUNNING, Cause.RESULT): State.FINISHED,
     (State.RUNNING, Cause.NODE_LOST): State.READY,
     (State.RUNNING, Cause.GIVEN_UP): State.FINISHED,
@@ -83,6 +92,8 @@ class Job:
     retracting: bool = False
     last: Cause | None = None
     outcome: Outcome | None = None
+    watchers: list[tuple[bytes, int]] | None = None
+    """Other sessions that want its outcome, each with a counter of its own."""
 
 
 def move(job: Job, cause: Cause) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,26 @@ from cluster.blob_files import BlobFiles
 from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
 from cluster.config import CoordinatorLimits, Times
 from cluster.errors import ConfigError
+from cluster.facts import fact
 from cluster.host import Host, Lifeline, Mailbox, Source, raise_file_limit
+from cluster.jobs import Spec
 from cluster.keys import Home, is_address, remove_runtime_dir, runtime_dir
 from cluster.logs import FactLog
 from cluster.packages import own_version
-from cluster.transport import Doors
+from cluster.transport import Context, Doors
 from scheduler.coordinator import Coordinator
+from scheduler.journal import PruneOutcomes, ReadOutcomes, SpaceMeasured, look_up, prune
+from scheduler.store import StoreFailed, UnfinishedRow
+from scheduler.store.sqlite import SqliteStore
+
+PAGE = 10_000
+"""Jobs read at a time."""
+
+SPACE_EVERY_S = 0.5
+"""A disk that fills at 500 MB/s is noticed before its last 256 MiB are gone."""
+
+REBIRTH_S = 1.0
+"""Pause between two lives."""
 
 FAREWELL_MS = 200
 """How long last messages may take to leave at the end."""
@@ -63,6 +81,25 @@ class _Refusals:
         return [], True
 
 
+class _Space:
+    """A source without descriptors: how much is free on a directory's disk, measured now and then."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._measured_at = -math.inf
+
+    def pollables(self) -> list[int]:
+        return []
+
+    def drain(self, limit: int) -> tuple[list[Any], bool]:
+        now = time.monotonic()
+        if now - self._measured_at < SPACE_EVERY_S:
+            return [], True
+        self._measured_at = now
+        found = os.statvfs(self._directory)
+        return [SpaceMeasured(found.f_bavail * found.f_frsize)], True
+
+
 def advertised(settings: Settings, host: str, port: int) -> str:
     """The address others shall dial. Raises ``ConfigError`` if it cannot be told."""
     given = settings.advertise
@@ -84,44 +121,90 @@ def advertised(settings: Settings, host: str, port: int) -> str:
 
 
 def run(settings: Settings) -> Stop:
-    """Run a coordinator in this process until it is told to stop, or its parent is gone."""
+    """Run a coordinator in this process until it is told to stop, or its parent is gone.
+
+    Where the store fails, what was not committed has not left either: a new life begins with what the store has.
+    """
     advertised(settings, settings.host, settings.port or 1)  # before anything is made
     raise_file_limit()
-    home = Home(settings.directory)
-    context = zmq.Context()
-    doors = Doors(context, home.server_secret, home.identity_of)
-    sockets = runtime_dir(home.directory)
-    blobs = BlobFiles(home.directory / "blobs", clear=True)
     mailbox = Mailbox()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda n, _: mailbox.put(Stop(f"told to stop by {signal.Signals(n).name}")))
     lifeline = None if settings.lifeline_fd is None else Lifeline(settings.lifeline_fd)
     log = FactLog("coordinator")
-    try:
-        host, port = doors.bind_tcp(settings.host, settings.port)
-        ipc = sockets / "coordinator"
-        ipc.unlink(missing_ok=True)
-        doors.bind_ipc(ipc)
-        home.write_connection_files([advertised(settings, host, port)], f"ipc://{ipc}")
-        actor = Coordinator(
-            home.epoch, home.cluster_id, own_version(), random.Random(), settings.times, settings.limits
-        )
-        sources: list[Source] = [doors, _Refusals(doors, log), blobs, mailbox]
-        if lifeline is not None:
-            sources.append(lifeline)
+    life = _Life(settings, mailbox, lifeline, log)
+    while True:
+        try:
+            return life.live()
+        except StoreFailed as e:
+            log([fact("store_failed", reason=str(e))])
+            time.sleep(REBIRTH_S)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda n, _: mailbox.put(Stop(f"told to stop by {signal.Signals(n).name}")))
-        tell_ready(settings.ready_fd, {"pid": os.getpid(), "host": host, "port": port, "ipc": str(ipc)})
-        performers: dict[type, Any] = dict.fromkeys((KeepBlob, WriteChunk, ReadChunk, DropBlob), blobs.perform)
-        performers[Send] = doors.send
-        return Host(actor, sources, performers, log, own_gc=True).run()
-    finally:
-        doors.close(FAREWELL_MS)
-        context.term()
-        blobs.close()
-        remove_runtime_dir(sockets)
-        home.close()
-        if settings.orphan_removes and lifeline is not None and lifeline.broken:
-            shutil.rmtree(home.directory, ignore_errors=True)
+
+class _Life:
+    """From one opening of the directory to its closing."""
+
+    def __init__(self, settings: Settings, mailbox: Mailbox, lifeline: Lifeline | None, log: FactLog) -> None:
+        self._settings = settings
+        self._mailbox, self._lifeline, self._log = mailbox, lifeline, log
+        self._port = settings.port
+        self._ready_fd = settings.ready_fd
+
+    def live(self) -> Stop:
+        settings = self._settings
+        with ExitStack() as opened:
+            home = opened.enter_context(Home(settings.directory))
+            if settings.orphan_removes:
+                opened.callback(self._remove_if_orphaned, home.directory)
+            store = SqliteStore(home.directory)
+            opened.callback(store.close)
+            recovered = store.recover()
+            wanted = {Spec.decode(row.raw).code for row in recovered.specs if row.blob} | recovered.blobs.keys()
+            blobs = BlobFiles(home.directory / "blobs", keep=wanted)
+            opened.callback(blobs.close)
+            context: Context = zmq.Context()
+            opened.callback(context.term)
+            doors = Doors(context, home.server_secret, home.identity_of)
+            opened.callback(doors.close, FAREWELL_MS)
+            sockets = runtime_dir(home.directory)
+            opened.callback(remove_runtime_dir, sockets)
+            host, self._port = doors.bind_tcp(settings.host, self._port)
+            ipc = sockets / "coordinator"
+            ipc.unlink(missing_ok=True)
+            doors.bind_ipc(ipc)
+            home.write_connection_files([advertised(settings, host, self._port)], f"ipc://{ipc}")
+            actor = Coordinator(
+                home.epoch,
+                home.cluster_id,
+                own_version(),
+                random.Random(),
+                settings.times,
+                settings.limits,
+                recovered,
+                _pages(store),
+            )
+            sources: list[Source] = [doors, _Refusals(doors, self._log), blobs, self._mailbox, _Space(home.directory)]
+            if self._lifeline is not None:
+                sources.append(self._lifeline)
+            tell_ready(self._ready_fd, {"pid": os.getpid(), "host": host, "port": self._port, "ipc": str(ipc)})
+            self._ready_fd = None
+            performers: dict[type, Any] = dict.fromkeys((KeepBlob, WriteChunk, ReadChunk, DropBlob), blobs.perform)
+            performers[Send] = doors.send
+            performers[PruneOutcomes] = lambda effect: prune(store, effect)
+            performers[ReadOutcomes] = lambda effect: look_up(store, effect)
+            return Host(actor, sources, performers, self._log, store=store, own_gc=True).run()
+
+    def _remove_if_orphaned(self, directory: Path) -> None:
+        if self._lifeline is not None and self._lifeline.broken:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _pages(store: SqliteStore) -> Iterator[UnfinishedRow]:
+    """All unfinished jobs."""
+    page = store.unfinished(0, PAGE, True)
+    while page:
+        yield from page
+        page = store.unfinished(page[-1].rank, PAGE, True) if len(page) == PAGE else []
 
 
 def tell_ready(fd: int | None, about: dict[str, Any]) -> None:

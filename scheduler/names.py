@@ -34,7 +34,7 @@ def claim(hello: NodeHello, holder: Node) -> None:
 
 def asked(hello: NodeHello, holder: Node) -> bool:
     """Whether a message to the holder that can show it alive is under way on its present link."""
-    return holder.claims.get(hello.session, (0, 0))[0] == holder.link.number
+    return holder.claims.get(hello.session, (-1, 0))[0] == holder.link.number  # 0: one we know from our rows alone
 
 
 def proved_alive(hello: NodeHello, holder: Node) -> bool:

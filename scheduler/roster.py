@@ -30,6 +30,8 @@ class Node(Peer):
     """Other sessions that say hello under its name: link and number of the message that shall show it alive."""
     claims_told_at: float = float("-inf")
     """When people were last told that somebody waits for the name."""
+    awaited: bool = False
+    """It may hold attempts of an earlier life of the coordinator, and has not said which."""
     surplus_since: float | None = None
     """Since when it has held more than its slots without finishing anything."""
 

@@ -68,7 +68,9 @@ from cluster.session import Link, Verdict
 from node.agent import Agent, Self
 from node.events import Done, Give, Recalled, Run, SpawnWorker, WorkerDone, WorkerGone, WorkerUp
 from scheduler.coordinator import Coordinator
+from scheduler.journal import PruneOutcomes, ReadOutcomes, look_up, prune
 from scheduler.roster import Node
+from tests.scheduler.store import model
 
 M = TypeVar("M", bound=Message)
 E = TypeVar("E")
@@ -162,6 +164,7 @@ class Play:
         """What was asked of the host, but for messages and blobs."""
         self.facts: list[Fact] = []
         self._held: list[Any] | None = None
+        self.store: model.ModelStore | None = None
 
     # -- events -------------------------------------------------------------------------------------
 
@@ -173,7 +176,10 @@ class Play:
         batch = list(events)
         while True:
             turn = self._actor.turn(batch, self.now)
-            assert not turn.writes
+            if turn.writes:
+                assert self.store is not None, "rows, and no store"
+                self.store.write(turn.writes)
+                self.store.commit()
             for fact in turn.facts:
                 assert fact.text, "every fact can be told"
             self.facts += turn.facts
@@ -183,6 +189,12 @@ class Play:
                     self.deliver(effect)
                 elif isinstance(effect, BLOB_EFFECTS):
                     batch += self.disk.perform(effect)
+                elif isinstance(effect, ReadOutcomes):
+                    assert self.store is not None
+                    batch.append(look_up(self.store, effect))
+                elif isinstance(effect, PruneOutcomes):
+                    assert self.store is not None
+                    batch.append(prune(self.store, effect))
                 else:
                     self.effects.append(effect)
             if not batch:
@@ -451,13 +463,44 @@ CLIENT_KEY = Identity("client-key", "client", "ann", "default")
 
 class CoordinatorPlay(Play):
     def __init__(
-        self, *, times: Times | None = None, limits: CoordinatorLimits | None = None, epoch: int = 1, seed: int = 0
+        self,
+        *,
+        times: Times | None = None,
+        limits: CoordinatorLimits | None = None,
+        epoch: int = 1,
+        seed: int = 0,
+        durable: bool = False,
     ) -> None:
+        self._life = (times, limits, seed)
         self.coordinator = Coordinator(epoch, "cluster", VERSION, random.Random(seed), times, limits)
         super().__init__(self.coordinator)
+        if durable:
+            self.rows_on_disk = model.Disk()
+            self.store = model.ModelStore(self.rows_on_disk)
+            self._begin(epoch)
         self._ends: dict[bytes, Dialed] = {}
         self._routes = 0
         self._sessions = 0
+
+    def _begin(self, epoch: int) -> None:
+        assert self.store is not None
+        times, limits, seed = self._life
+        recovered, unfinished = self.store.recover(), self.store.unfinished(0, 1_000_000, True)
+        self.coordinator = Coordinator(
+            epoch, "cluster", VERSION, random.Random(seed), times, limits, recovered, unfinished
+        )
+        self._actor = self.coordinator
+
+    def restart(self) -> None:
+        """Kill the coordinator and start it again with what its store holds; everyone has to dial anew."""
+        assert self.store is not None
+        self.store.close()
+        self.store = model.ModelStore(self.rows_on_disk)
+        self._begin(self.coordinator.epoch + 1)
+        for end in self._ends.values():
+            end.gets_nothing()
+        self._ends.clear()
+        self.turn(Drained())
 
     def new_session(self) -> bytes:
         self._sessions += 1

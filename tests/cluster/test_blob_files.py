@@ -233,7 +233,7 @@ def test_a_start_keeps_whole_blobs_only_and_clear_keeps_none(tmp_path: Path) -> 
     first = BlobFiles(tmp_path)
     first.close()
     assert listing(first) == {SHA.hex(), "directory"} and first.has(SHA)
-    BlobFiles(tmp_path, clear=True).close()
+    BlobFiles(tmp_path, keep=()).close()
     assert listing(first) == {"directory"}
 
 

@@ -23,6 +23,7 @@ specs = st.builds(
     owner=texts,
     python=texts,
     labels=st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
+    durable=st.booleans(),
 )
 anything = st.recursive(
     st.none() | st.booleans() | st.integers(-5, (1 << 64) - 1) | texts | st.binary(max_size=32),
@@ -41,7 +42,7 @@ def test_the_owner_is_set_whatever_was_said() -> None:
 
 
 @given(
-    st.binary(max_size=60) | anything.map(msgpack.packb) | st.lists(anything, min_size=8, max_size=8).map(msgpack.packb)
+    st.binary(max_size=60) | anything.map(msgpack.packb) | st.lists(anything, min_size=9, max_size=9).map(msgpack.packb)
 )
 def test_bytes_of_any_kind_are_a_usable_spec_or_bad(raw: bytes) -> None:
     try:
@@ -52,7 +53,7 @@ def test_bytes_of_any_kind_are_a_usable_spec_or_bad(raw: bytes) -> None:
     assert Spec.decode(spec.encode()) == spec
 
 
-GOOD: list[Any] = ["n", True, bytes(32), 7, "default", "", "3.11", [["gpu", "a100"]]]
+GOOD: list[Any] = ["n", True, bytes(32), 7, "default", "", "3.11", [["gpu", "a100"]], True]
 
 
 @pytest.mark.parametrize(

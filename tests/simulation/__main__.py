@@ -36,6 +36,8 @@ def scoreboard(reports: Sequence[Report], seconds: float) -> str:
         ("jobs", f"{total('jobs'):,}"),
         ("executions", f"{total('executions'):,}, of them again {total('excess'):,} ({counts('excuses')})"),
         ("commits", f"{total('commits'):,}"),
+        ("on disk", f"{total('rows'):,} outcomes by {total('disk_commits'):,} commits"),
+        ("recovered", f"{total('recovered'):,} jobs, of them {total('left_over'):,} that no node had"),
         ("settled", counts("outcomes")),
         ("lost", f"{sum(r.outcomes['lost'] for r in reports):,}"),
         ("late", f"{total('discarded'):,} messages with results that were refused"),

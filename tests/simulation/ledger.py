@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.ids import format_job
 from cluster.jobs import Failure, Outcome
-from tests.simulation.work import Work, outcome_of
+from tests.simulation.work import Work, outcome_of, sha
+
+if TYPE_CHECKING:
+    from tests.scheduler.store.model import Rows
 
 LOST_NODES = 4
 """So many lost nodes spend a job's budget."""
@@ -44,6 +47,8 @@ class Story:
     id: bytes
     client: str
     work: Work
+    durable: bool
+    """It is a row from its acceptance on, and a restart of the coordinator excuses nothing."""
     handed_in_at: float
     starts: list[Start] = field(default_factory=list)
     answered: bool = False
@@ -66,10 +71,13 @@ class Story:
 
 
 class Ledger:
-    def __init__(self, now: Callable[[], float], bad_disks: bool) -> None:
+    def __init__(self, now: Callable[[], float], bad_disks: bool, store: bool) -> None:
         self._now = now
         self._bad_disks = bad_disks
         """Blobs may fail, and the jobs that need them."""
+        self._store = store
+        self._pruned: set[bytes] = set()
+        self.disk_was_full = False
         self.jobs: dict[bytes, Story] = {}
         self._open: dict[str, dict[bytes, Story]] = {}
         self._tokens: dict[int, bytes] = {}
@@ -99,6 +107,10 @@ class Ledger:
 
     def coordinator_restarted(self) -> None:
         self._restarts.append(self._now())
+
+    def pruned(self, jobs: set[bytes]) -> None:
+        """Their outcomes are on disk no more."""
+        self._pruned |= jobs
 
     def client_ended(self, client: str) -> None:
         self._open.pop(client, None)
@@ -132,7 +144,7 @@ class Ledger:
             why = "its agent died"
         elif self._lost_since(story.handed_in_at, before.node):
             why = "its node was lost"
-        elif after.epoch > before.epoch:
+        elif after.epoch > before.epoch and not story.durable:
             why = "the coordinator was restarted"
         else:
             raise Broken(f"it runs again without a cause: {story}, and {after.node}.{after.life}")
@@ -142,7 +154,7 @@ class Ledger:
         """A node may run what was cancelled meanwhile, if it was given up before, until it hears of it."""
         if self._lost_since(story.handed_in_at, start.node):
             why = "its node was lost"
-        elif self._restarted_since(story.handed_in_at):
+        elif self._restart_excuses(story, story.handed_in_at):
             why = "the coordinator was restarted"
         else:
             raise Broken(f"it was told cancelled, and runs: {story}")
@@ -158,7 +170,7 @@ class Ledger:
     # -- what clients are told ----------------------------------------------------------------------
 
     def handed_in(self, client: str, job: bytes, work: Work) -> None:
-        story = self.jobs[job] = Story(job, client, work, self._now())
+        story = self.jobs[job] = Story(job, client, work, self._store and work.durable, self._now())
         self._open.setdefault(client, {})[job] = story
         self.note("{} is handed in by {}", job, client)
 
@@ -213,6 +225,10 @@ class Ledger:
         match story.outcome, failure.kind:
             case Outcome.FAILED, "WorkerCrashed":
                 return "" if story.crashes else "no worker died under it"
+            case Outcome.FAILED, "ResultExpired":
+                return "" if story.id in self._pruned else "its outcome is on disk still, or never was"
+            case Outcome.FAILED, "JobRefused" if "min_free_bytes" in failure.text:
+                return "" if self.disk_was_full and not story.starts else "the disk was never full, or it has run"
             case Outcome.FAILED, "JobRefused" | "JobLost" | "OSError":
                 return "" if needs_blob else f"it needs no blob that can fail: {failure.text}"
             case Outcome.CANCELLED, "Cancelled":
@@ -220,9 +236,11 @@ class Ledger:
                     return "nobody wished it cancelled"
                 if story.denied:
                     return "its cancelling was denied"
-                return "" if all(self._forgotten(s) for s in story.starts) else "it was told cancelled, and has run"
+                return (
+                    "" if all(self._forgotten(story, s) for s in story.starts) else "it was told cancelled, and has run"
+                )
             case Outcome.LOST, "JobLost":
-                if self._restarted_since(story.handed_in_at) or needs_blob:
+                if self._restart_excuses(story, story.handed_in_at) or needs_blob:
                     return ""
                 if sum(at >= story.handed_in_at for lost in self._node_lost.values() for at in lost) >= LOST_NODES:
                     return ""
@@ -233,14 +251,48 @@ class Ledger:
         """Whether the coordinator has given the node up since then."""
         return any(at >= moment for at in self._node_lost.get(node, ()))
 
-    def _restarted_since(self, moment: float) -> bool:
-        return any(at >= moment for at in self._restarts)
+    def _restart_excuses(self, story: Story, moment: float) -> bool:
+        """Whether the coordinator may know nothing of what was before that moment."""
+        return not story.durable and any(at >= moment for at in self._restarts)
 
-    def _forgotten(self, start: Start) -> bool:
+    def _forgotten(self, story: Story, start: Start) -> bool:
         """Nobody who decides can know of this run any more."""
-        return start.life in self._ended or self._lost_since(start.at, start.node) or self._restarted_since(start.at)
+        if start.life in self._ended or self._lost_since(start.at, start.node):
+            return True
+        return self._restart_excuses(story, start.at)
 
     # -- the end ------------------------------------------------------------------------------------
+
+    def compare(self, rows: Rows) -> None:
+        """What is on disk when all is done, with what clients were told, those included that are gone."""
+        accepted = {session: row.accepted for session, row in rows.sessions.items()}
+        for story in self.jobs.values():
+            row = rows.outcomes.get(story.id)
+            counter = int.from_bytes(story.id[8:], "big")
+            told = counter <= self._acknowledged.get(story.client, 0)
+            if row is None:
+                if story.durable and told and story.id not in self._pruned and not self._by_its_session(story):
+                    raise Broken(f"it was accepted, and has no outcome on disk: {story}")
+                continue
+            word = Outcome(row.outcome)
+            if not story.durable and Failure.decode(row.payload).kind != "JobRefused":
+                raise Broken(f"it is not durable, and leaves an outcome on disk: {story}")
+            if counter > accepted.get(story.id[:8], 0):
+                raise Broken(f"it is above what its session's row says is accepted: {story}")
+            if story.outcome is not None and story.outcome is not word and not self._by_its_session(story):
+                raise Broken(f"on disk it is {word.word}: {story}")
+            right = (word, row.payload if row.sha is None else row.sha, row.sha is not None)
+            outcome, data, large = outcome_of(story.work.payload, story.work.code)
+            if word is Outcome.SUCCEEDED and right != (outcome, sha(data) if large else data, large):
+                raise Broken(f"its result on disk is wrong: {story}")
+
+    def _by_its_session(self, story: Story) -> bool:
+        """Whether it may have ended without a row: cancelled before it was sent, refused, or a blob failed."""
+        if story.outcome is Outcome.CANCELLED:
+            return not story.starts
+        if self.disk_was_full and story.outcome is Outcome.FAILED:
+            return not story.starts  # refused, and there was no room for a row
+        return self._bad_disks and story.outcome in (Outcome.FAILED, Outcome.LOST)
 
     @property
     def open(self) -> list[Story]:

@@ -7,7 +7,7 @@ has clocks of its own. Whatever an actor raises ends the world.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,18 @@ from cluster.client_session import (
     Offered,
     Settle,
 )
-from cluster.config import AgentLimits, Times
+from cluster.commits import HELD_MAX, QUICK_S
+from cluster.config import AgentLimits, CoordinatorLimits, Times
 from cluster.ids import job_id
+from cluster.jobs import Spec
 from node import agent as agents
 from node.agent import Agent, Self
 from node.events import Give, KillWorker, Recall, SpawnWorker
 from scheduler.coordinator import Coordinator
+from scheduler.journal import PruneOutcomes, ReadOutcomes, SpaceMeasured, look_up, prune
+from scheduler.store import Recovered, UnfinishedRow
+from tests.scheduler.store.model import Disk as RowsOnDisk
+from tests.scheduler.store.model import ModelStore
 from tests.simulation.disks import Disk, Memory
 from tests.simulation.ledger import Broken
 from tests.simulation.network import Wire
@@ -50,9 +56,6 @@ TICK_S = 0.5
 IDLE_TURNS = 200
 """Turns in a row without an event and with a deadline that has passed: the actor spins."""
 
-SESSION_S = 60.0
-"""How long results wait for a client that is away."""
-
 
 @dataclass(slots=True)
 class Directory:
@@ -65,6 +68,11 @@ class Directory:
 
 NODE_KEY = Identity("nodes' key", "node", "nodes", "default")
 CLIENT_KEY = Identity("clients' key", "client", "clients", "default")
+
+
+def blobs_of(recovered: Recovered) -> set[bytes]:
+    """Those that rows name: they stay on the coordinator's disk."""
+    return {Spec.decode(row.raw).code for row in recovered.specs if row.blob} | recovered.blobs.keys()
 
 
 class Machine:
@@ -164,10 +172,8 @@ class Machine:
             return
         self._working = None
         for fact in turn.facts:
-            self._note(fact.kind, fact.about, fact.text)
-        for effect in (*turn.at_once, *turn.after_commit):
-            if self.alive:
-                self._perform(effect)
+            self._note(fact.kind, fact.n, fact.about, fact.text)
+        self._release(turn)
         if not self.alive:
             return
         if self._waiting():
@@ -176,6 +182,12 @@ class Machine:
         deadline = self.actor.deadline()
         if deadline is not None:
             self._wake(max(deadline - self._mono, self._clock.now + 0.0001))
+
+    def _release(self, turn: Turn) -> None:
+        assert not turn.writes, f"{self.name} has no store"
+        for effect in (*turn.at_once, *turn.after_commit):
+            if self.alive:
+                self._perform(effect)
 
     def _watch_for_spinning(self, events: list[Any]) -> None:
         deadline = self.actor.deadline()
@@ -187,7 +199,7 @@ class Machine:
     def _perform(self, effect: Any) -> None:
         raise NotImplementedError
 
-    def _note(self, kind: str, about: dict[str, Any], text: str) -> None:
+    def _note(self, kind: str, n: int, about: dict[str, Any], text: str) -> None:
         self.world.ledger.note("{}: {}", self.name, text)
 
     def end(self) -> None:
@@ -196,15 +208,141 @@ class Machine:
         self._inbox.clear()
 
 
+@dataclass(slots=True)
+class Dataset:
+    """What the coordinator's disk holds: it outlives every process, and a commit under way may have reached it."""
+
+    rows: RowsOnDisk = field(default_factory=RowsOnDisk)
+    blobs: dict[bytes, bytes] = field(default_factory=dict)
+    fate: str = ""
+    """What strikes the coordinator in its next commit, as a word for people; empty for nothing."""
+    commits: int = 0
+
+
 class CoordinatorMachine(Machine):
-    def __init__(self, world: World, epoch: int) -> None:
-        super().__init__(world, "coordinator", world.chance("coordinator"))
-        self.coordinator = Coordinator(epoch, "the cluster", "0", world.chance("placement"), Times(session_s=SESSION_S))
+    """With a store, by the rules of ``cluster/commits.py``: what a turn sends leaves when its rows are on disk, in the
+    order of the turns. Turns computed meanwhile share the next commit; after a quick one the loop waits for the next.
+    """
+
+    def __init__(self, world: World, epoch: int, kept: Dataset) -> None:
+        super().__init__(world, "coordinator", world.chance("coordinator" if epoch == 1 else f"coordinator {epoch}"))
+        self._kept = kept
+        self._store: ModelStore | None = None
+        self._held: list[Turn] = []
+        self._under_way: list[Turn] = []
+        self._on_disk = False
+        """What is under way has been made; only we have not seen it yet."""
+        self._blocked = False
+        """The loop waits for a commit."""
+        self._last_s = 0.0
+        recovered: Recovered | None = None
+        unfinished: list[UnfinishedRow] = []
         self.disk = Disk(self._clock, self.chance, self.post, world.disk_fails)
+        if world.plan.store:
+            self._store = ModelStore(kept.rows)
+            recovered, unfinished = self._store.recover(), self._store.unfinished(0, 1_000_000, True)
+            wanted = blobs_of(recovered)
+            self.disk.files = {sha: data for sha, data in kept.blobs.items() if sha in wanted}
+        kept.blobs = self.disk.files
+        self.coordinator = Coordinator(
+            epoch,
+            "the cluster",
+            "0",
+            world.chance("placement"),
+            Times(session_s=world.plan.session_s),
+            CoordinatorLimits(keep_outcomes=world.plan.keep_outcomes),
+            recovered=recovered,
+            unfinished=unfinished,
+        )
 
     @property
     def actor(self) -> Actor:
         return self.coordinator
+
+    def measure_space(self, free: int) -> None:
+        if self._store is not None:
+            self.post(SpaceMeasured(free))
+
+    # -- commits ------------------------------------------------------------------------------------
+
+    def _take_turn(self) -> None:
+        if not self._blocked and len(self._held) < HELD_MAX:
+            super()._take_turn()
+
+    def _release(self, turn: Turn) -> None:
+        if self._store is None:
+            super()._release(turn)
+            return
+        for effect in turn.at_once:
+            self._perform(effect)
+        self._held.append(turn)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Release what needs no commit, and commit what does."""
+        while self._held and not self._under_way and self.alive:
+            turns, self._held = self._held, []
+            writes = [write for turn in turns for write in turn.writes]
+            if writes:
+                self._commit(turns, writes)
+            else:
+                self._let_go(turns)
+
+    def _commit(self, turns: list[Turn], writes: list[Any]) -> None:
+        assert self._store is not None
+        self._store.write(writes)  # raises if a row contradicts another: a finding
+        slow = self.world.faulty and self.chance.random() < self.world.plan.slow_commit
+        seconds = 10 ** self.chance.uniform(-2.5, 0.2) if slow else self.chance.uniform(0.0001, 0.002)
+        self._blocked = self._last_s < QUICK_S
+        self._last_s = seconds
+        self._under_way = turns
+        fate, self._kept.fate = self._kept.fate, ""
+        if fate:
+            self._clock.after(seconds * self.chance.random(), self._strike, fate)
+        self._clock.after(seconds, self._committed, seconds)
+
+    def _strike(self, fate: str) -> None:
+        if self.alive and not self._on_disk:
+            self.world.commit_struck(fate)
+
+    def _committed(self, seconds: float) -> None:
+        if not self.alive:
+            return
+        assert self._store is not None
+        self._store.commit()
+        self._kept.commits += 1
+        self._on_disk = True
+        if self._blocked and seconds >= STALL_S:
+            self._late = max(self._late, seconds)
+        if not self.paused:
+            self._conclude()
+
+    def _conclude(self) -> None:
+        turns, self._under_way = self._under_way, []
+        self._on_disk = self._blocked = False
+        self._let_go(turns)
+        self._advance()
+        if self.alive:
+            self._wake(self._clock.now + 0.0001)
+
+    def _let_go(self, turns: list[Turn]) -> None:
+        for turn in turns:
+            for effect in turn.after_commit:
+                if self.alive:
+                    self._perform(effect)
+
+    def _resume(self, late: float) -> None:
+        super()._resume(late)
+        if self.alive and self._on_disk:
+            self._conclude()
+
+    def end(self) -> None:
+        """A commit under way may have reached the disk all the same; what waits for the next has not."""
+        super().end()
+        if self._store is not None:
+            if self._under_way and not self._on_disk and self.chance.random() < 0.5:
+                self._store.commit()
+            self._store.close()
 
     def _perform(self, effect: Any) -> None:
         match effect:
@@ -214,17 +352,29 @@ class CoordinatorMachine(Machine):
                     self.post(event)
             case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
                 self.disk.perform(effect)
+            case ReadOutcomes():
+                assert self._store is not None
+                self.post(look_up(self._store, effect))
+            case PruneOutcomes():
+                assert self._store is not None
+                before = self._store.rows.outcomes.copy()
+                self.post(prune(self._store, effect))
+                self.world.ledger.pruned(before.keys() - self._store.rows.outcomes.keys())
             case _:
                 raise Broken(f"the coordinator wants {effect}")
 
-    def _note(self, kind: str, about: dict[str, Any], text: str) -> None:
-        super()._note(kind, about, text)
+    def _note(self, kind: str, n: int, about: dict[str, Any], text: str) -> None:
+        super()._note(kind, n, about, text)
         if kind == "node_lost":
             self.world.ledger.node_lost(about["node"])
             if about["reason"] == "a new life of it has come":
                 self.world.deposed(about["session"])
         elif kind == "results_discarded":
             self.world.discarded += 1
+        elif kind == "jobs_recovered":
+            self.world.recovered += n
+        elif kind == "jobs_requeued" and "since the coordinator was restarted" in about["cause"]:
+            self.world.left_over += n
 
 
 class NodeMachine(Machine):
@@ -293,8 +443,8 @@ class NodeMachine(Machine):
             case _:
                 raise Broken(f"{self.name} wants {effect}")
 
-    def _note(self, kind: str, about: dict[str, Any], text: str) -> None:
-        super()._note(kind, about, text)
+    def _note(self, kind: str, n: int, about: dict[str, Any], text: str) -> None:
+        super()._note(kind, n, about, text)
         if kind == "registered":
             self.directory.previous = self.session
 
@@ -335,7 +485,7 @@ class ClientMachine(Machine):
                 if len(work.code) > LARGE_BYTES:
                     self.memory.serve(*code, self.offered)
             payload = b"" if work.large else work.payload
-            entries.append(Entry(self.offered, work.spec, payload, large, code))
+            entries.append(Entry(self.offered, work.spec, payload, large, code, work.durable))
             self.world.ledger.handed_in(self.name, self._job(self.offered), work)
         self.post(Offered(entries))
         return [entry.counter for entry in entries]
@@ -360,8 +510,8 @@ class ClientMachine(Machine):
 
     # -- what its session does ----------------------------------------------------------------------
 
-    def _note(self, kind: str, about: dict[str, Any], text: str) -> None:
-        super()._note(kind, about, text)
+    def _note(self, kind: str, n: int, about: dict[str, Any], text: str) -> None:
+        super()._note(kind, n, about, text)
         if kind == "jobs_wait":
             self.world.told_waiting(self, about["reason"])
 

@@ -32,6 +32,16 @@ class Plan:
     spare_blobs: int = 512
     """Blobs an agent keeps for the next job that names them."""
 
+    store: bool = True
+    """Whether the coordinator has one."""
+    durable: float = 1.0
+    """Share of functions whose jobs shall outlive it."""
+
+    keep_outcomes: int = 1_000_000
+    """Outcomes that stay on disk, for whoever comes late."""
+    session_s: float = 60.0
+    """How long results wait for a client that is away; less than most silences last where a story is about that."""
+
     scarce: float = 0.0
     """Share of functions that demand a label which no node has,"""
     scarce_s: float = 9.0
@@ -60,6 +70,14 @@ class Plan:
     client_deaths: float = 0.0
     client_leaves: float = 0.0
     coordinator_restarts: float = 0.0
+    commit_crashes: float = 0.0
+    """The coordinator is killed while it commits; what it wrote may be on disk, or not."""
+    commit_failures: float = 0.0
+    """A commit fails, and nobody knows whether it was made."""
+    joint_crashes: float = 0.0
+    """The coordinator and a node are killed at one moment."""
+    full_disks: float = 0.0
+    """The disk of the store is nearly full for some seconds."""
 
     # -- chances per piece of work
     worker_crash: float = 0.0
@@ -67,6 +85,8 @@ class Plan:
     start_failure: float = 0.0
     disk_error: float = 0.0
     """Per chunk written or read, at the coordinator and at agents."""
+    slow_commit: float = 0.1
+    """Per commit: it takes up to a second and a half instead of a millisecond or two."""
 
 
 STORIES: dict[str, Plan] = {
@@ -81,6 +101,35 @@ STORIES: dict[str, Plan] = {
         Plan("pauses", jobs=300, coordinator_pauses=3, agent_pauses=6, client_pauses=4),
         Plan("agent crashes", jobs=300, agent_kills=8, agent_leaves=2, worker_crash=0.02, start_failure=0.2),
         Plan("coordinator restart", jobs=300, coordinator_restarts=3, loss=0.002),
+        Plan("volatile", jobs=300, store=False, durable=0.0, coordinator_restarts=3, loss=0.002),
+        Plan(
+            "durable and volatile", jobs=300, durable=0.5, coordinator_restarts=4, commit_crashes=2, cuts=5, loss=0.002
+        ),
+        Plan("slow commits", jobs=300, slow_commit=0.7, commit_crashes=3, coordinator_restarts=2, cuts=3),
+        Plan("failed commits", jobs=300, slow_commit=0.3, commit_failures=5, cuts=3, large=0.3, large_result=0.3),
+        Plan("joint crashes", jobs=300, joint_crashes=4, coordinator_restarts=2, long=0.1, large_result=0.3),
+        Plan(
+            "two hold one job",
+            span_s=60.0,
+            jobs=250,
+            long=0.3,
+            black_holes=14,
+            coordinator_restarts=5,
+            commit_crashes=2,
+        ),
+        Plan(
+            "forgotten sessions",
+            jobs=300,
+            clients=3,
+            session_s=7.0,
+            client_pauses=8,
+            black_holes=6,
+            coordinator_restarts=2,
+            large_result=0.3,
+        ),
+        Plan("few outcomes kept", jobs=400, keep_outcomes=20, coordinator_restarts=4, black_holes=4, large_result=0.3),
+        Plan("full disks", jobs=300, full_disks=6, coordinator_restarts=3, cuts=5, large=0.2),
+        Plan("orphans", jobs=250, clients=4, client_deaths=5, client_leaves=2, coordinator_restarts=3, long=0.05),
         Plan("cancels", jobs=400, cancels=0.6, slots=2, cuts=4, loss=0.005),
         Plan("blobs", jobs=250, large=0.5, large_result=0.5, by_value=0.8, cuts=5, loss=0.005, spare_blobs=4),
         Plan(
@@ -125,8 +174,17 @@ def drawn(seed: int) -> Plan:
         spare_blobs=chance.choice((0, 3, 512)),
         delay_s=10 ** chance.uniform(-4, -1.3),
     )
+    durable = chance.choice((0.0, 0.5, 1.0, 1.0, 1.0))
     return replace(
         plan,
+        durable=durable,
+        store=durable > 0 or chance.random() < 0.5,
+        slow_commit=chance.choice((0.0, 0.05, 0.5)),
+        commit_crashes=maybe(3),
+        commit_failures=maybe(3),
+        joint_crashes=maybe(2),
+        full_disks=maybe(2),
+        keep_outcomes=chance.choice((30, 1_000_000, 1_000_000)),
         slow=maybe(0.1),
         loss=maybe(0.1),
         duplicate=maybe(0.1),

@@ -12,22 +12,26 @@ from typing import Any
 
 import pytest
 
-from cluster.actor import Header
+from cluster.actor import Header, Send, Turn
 from cluster.blobs import Outgoing
 from cluster.client_session import ClientSession
-from cluster.messages import Message, NodeHello, Waiting, Welcome
+from cluster.messages import Assign, Message, NodeHello, Waiting, Welcome
 from cluster.session import Link, Verdict
 from node.agent import Agent
+from node.attempts import Phase
 from scheduler import names
 from scheduler.clients import Client
 from scheduler.coordinator import Coordinator
 from scheduler.exchange import Exchange
+from scheduler.journal import Journal, ReadOutcomes
 from scheduler.leases import Leases
-from scheduler.lifecycle import Job
+from scheduler.lifecycle import Cause, Job, State, move
 from scheduler.roster import Node
+from scheduler.store import SessionRow
 from scheduler.waiting import WaitingJobs
-from tests.simulation import pool
+from tests.simulation import machines, pool
 from tests.simulation.__main__ import main, replay_command
+from tests.simulation.machines import CoordinatorMachine
 from tests.simulation.plans import STORIES, Plan, drawn
 from tests.simulation.world import Report, simulate
 
@@ -83,6 +87,33 @@ def test_of_two_that_claim_a_name_one_is_refused_and_the_other_works_on() -> Non
     report = simulate(1, STORIES["clones"])
     keeps_its_promises(report)
     assert report.faults["nodes refused"] >= report.faults["nodes cloned"] > 0
+
+
+def test_restarts_lose_nothing_durable_and_run_nothing_again_by_themselves() -> None:
+    plan = replace(STORIES["coordinator restart"], coordinator_restarts=8, long=0.1, loss=0.0)
+    reports = [simulate(seed, plan) for seed in range(3)]
+    for report in reports:
+        keeps_its_promises(report)
+        assert report.commits == plan.jobs
+        assert report.excess == report.outcomes["lost"] == 0
+    assert sum(r.faults["coordinator restarts"] for r in reports) >= 6
+    assert sum(r.left_over for r in reports) < sum(r.recovered for r in reports), "some were adopted"
+
+
+def test_who_has_died_gets_its_jobs_done_all_the_same() -> None:
+    report = simulate(1, STORIES["orphans"])
+    keeps_its_promises(report)
+    assert report.faults["clients killed"] >= 3
+    assert report.rows > report.commits - report.outcomes["cancelled"], "outcomes that nobody was there to hear of"
+
+
+def test_a_commit_that_fails_or_is_cut_short_loses_nothing_that_was_told() -> None:
+    for story in ("slow commits", "failed commits"):
+        reports = [simulate(seed, STORIES[story]) for seed in (1, 2)]
+        for report in reports:
+            keeps_its_promises(report)
+        struck = sum(n for r in reports for fault, n in r.faults.items() if fault.startswith("commits under which"))
+        assert struck >= 3 and not any(r.outcomes["lost"] for r in reports)
 
 
 def test_one_seed_is_one_trace_whatever_the_hash_seed() -> None:
@@ -150,6 +181,18 @@ def few_scarce_labels(seed: int) -> Plan:
     return replace(STORIES["scarce labels"], clients=6, jobs=100, scarce=0.15)
 
 
+def struck_commits(seed: int) -> Plan:
+    return replace(STORIES["slow commits"], commit_crashes=8)
+
+
+def restarts(seed: int) -> Plan:
+    return replace(STORIES["coordinator restart"], coordinator_restarts=8, large=0.3, large_result=0.3)
+
+
+def two_hold_one_job(seed: int) -> Plan:
+    return replace(STORIES["two hold one job"], coordinator_restarts=15)
+
+
 @sabotage()
 def agent_forgets_unacknowledged_results_on_a_new_link(patch: pytest.MonkeyPatch) -> None:
     welcome = Agent._welcome
@@ -181,7 +224,7 @@ def link_takes_a_gap_as_next(patch: pytest.MonkeyPatch) -> None:
 @sabotage()
 def coordinator_says_resumed_to_whom_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
     welcome = Coordinator._welcome
-    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted: welcome(self, True, accepted))
+    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted, kept=False: welcome(self, True, accepted))
 
 
 @sabotage()
@@ -193,7 +236,7 @@ def coordinator_does_not_say_what_it_has_accepted(patch: pytest.MonkeyPatch) -> 
         submit(self, client, message)
 
     patch.setattr(Coordinator, "_submit", submits)
-    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted: welcome(self, known, 0))
+    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, 0))
 
 
 @sabotage()
@@ -321,6 +364,137 @@ def others_are_told_why_jobs_wait(patch: pytest.MonkeyPatch) -> None:
             yield client, word
 
     patch.setattr(WaitingJobs, "words", tells_others)
+
+
+@sabotage(struck_commits)
+def all_is_sent_before_it_is_on_disk(patch: pytest.MonkeyPatch) -> None:
+    def releases(self: CoordinatorMachine, turn: Turn) -> None:
+        reads = [e for e in turn.after_commit if type(e) is ReadOutcomes]
+        for effect in turn.after_commit:
+            if type(effect) is not ReadOutcomes:
+                self._perform(effect)
+        self._held.append(Turn(turn.writes, [], reads))
+        self._advance()
+
+    patch.setattr(CoordinatorMachine, "_release", releases)
+
+
+@sabotage(struck_commits)
+def jobs_are_assigned_before_they_are_on_disk(patch: pytest.MonkeyPatch) -> None:
+    release = CoordinatorMachine._release
+
+    def releases(self: CoordinatorMachine, turn: Turn) -> None:
+        if any(type(e) is Send and type(e.message) is Assign for e in turn.after_commit):
+            for waiting in (*self._under_way, *self._held, turn):
+                early = [e for e in waiting.after_commit if type(e) is not ReadOutcomes]
+                waiting.after_commit = [e for e in waiting.after_commit if type(e) is ReadOutcomes]
+                for effect in early:
+                    self._perform(effect)
+        release(self, turn)
+
+    patch.setattr(CoordinatorMachine, "_release", releases)
+
+
+@sabotage(struck_commits)
+def a_turn_without_rows_overtakes_one_that_is_not_on_disk(patch: pytest.MonkeyPatch) -> None:
+    release = CoordinatorMachine._release
+
+    def releases(self: CoordinatorMachine, turn: Turn) -> None:
+        if turn.writes:
+            release(self, turn)
+        else:
+            self._let_go([turn])
+
+    patch.setattr(CoordinatorMachine, "_release", releases)
+
+
+@sabotage(struck_commits)
+def the_counter_of_a_session_is_not_kept(patch: pytest.MonkeyPatch) -> None:
+    def keeps_none(self: Journal, client: Client) -> None:
+        row = SessionRow(client.session, client.identity.key, client.identity.owner, client.namespace, 0)
+        self._changes.sessions[client.session] = self._sessions[client.session] = row
+
+    patch.setattr(Journal, "_counter", keeps_none)
+
+
+@sabotage(restarts)
+def recovered_jobs_do_not_wait_for_the_nodes_that_may_hold_them(patch: pytest.MonkeyPatch) -> None:
+    land = Coordinator._land
+
+    def lands(self: Coordinator) -> None:
+        for node in self._roster:
+            node.awaited = False
+        land(self)
+
+    patch.setattr(Coordinator, "_land", lands)
+
+
+@sabotage(restarts)
+def nodes_leave_no_rows(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Journal, "node", lambda self, node: None)
+
+
+@sabotage(two_hold_one_job)
+def of_two_that_hold_a_job_neither_is_told_to_let_it_go(patch: pytest.MonkeyPatch) -> None:
+    def adopts(self: Coordinator, node: Node, hello: NodeHello) -> None:
+        node.awaited = False
+        for token, jid, attempt in zip(hello.tokens, hello.jobs, hello.attempts, strict=True):
+            client = self._clients.get(jid[:8])
+            job = None if client is None else client.jobs.get(int.from_bytes(jid[8:], "big"))
+            if job is None or job.state not in (State.ADRIFT, State.LEASED, State.RUNNING) or job.node is node:
+                continue
+            self._adrift.pop(jid, None)
+            move(job, Cause.ADOPTED)
+            job.attempt, job.token, job.node, job.retracting = attempt, token, node, False
+            node.leases.grant(job)
+        self._land()
+
+    patch.setattr(Coordinator, "_adopt", adopts)
+
+
+@sabotage(restarts)
+def agent_forgets_what_it_owes_to_an_earlier_epoch(patch: pytest.MonkeyPatch) -> None:
+    welcome = Agent._welcome
+
+    def forgets(self: Agent, message: Welcome) -> None:
+        if vars(self).setdefault("epoch", message.epoch) != message.epoch:
+            vars(self)["epoch"] = message.epoch
+            self._unacked.clear()
+            self._unsent.clear()
+            for attempt in [a for a in self._attempts if a.phase is Phase.OWED]:
+                self._forget(attempt)
+        welcome(self, message)
+
+    patch.setattr(Agent, "_welcome", forgets)
+
+
+@sabotage(restarts)
+def client_does_not_ask_what_became_of_its_jobs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ClientSession, "_await", lambda self, now: None)
+
+
+@sabotage(restarts)
+def client_gives_up_what_is_kept(patch: pytest.MonkeyPatch) -> None:
+    welcome = Coordinator._welcome
+    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, accepted))
+
+
+@sabotage(restarts)
+def outcomes_leave_no_rows(patch: pytest.MonkeyPatch) -> None:
+    ended = Journal.ended
+
+    def forgets(self: Journal, *about: Any) -> bool:
+        kept = ended(self, *about)
+        if kept:
+            self._changes.outcomes.pop()
+        return kept
+
+    patch.setattr(Journal, "ended", forgets)
+
+
+@sabotage(restarts)
+def blobs_that_rows_name_do_not_outlive_the_coordinator(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(machines, "blobs_of", lambda recovered: set())
 
 
 @pytest.mark.parametrize("name", SABOTAGES)

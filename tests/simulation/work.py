@@ -40,6 +40,10 @@ class Work:
         """Whether it demands a label."""
         return bool(Spec.decode(self.spec).labels)
 
+    @property
+    def durable(self) -> bool:
+        return Spec.decode(self.spec).durable
+
 
 def sha(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
@@ -66,11 +70,14 @@ class Workload:
         chance = self._chance
         mean_s = (0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2)[number % 6] * chance.uniform(0.5, 2)
         labels = (LABEL,) if chance.random() < self._plan.scarce else ()
+        durable = chance.random() < self._plan.durable
         if chance.random() >= self._plan.by_value:
-            return Spec(f"user:f{number}", False, b"f%d" % number, labels=labels).encode(), b"", mean_s
+            spec = Spec(f"user:f{number}", False, b"f%d" % number, labels=labels, durable=durable)
+            return spec.encode(), b"", mean_s
         size = LARGE_BYTES // 2 if number % 2 else chance.randint(LARGE_BYTES + 1, 5 * 1024)
         code = noise(f"code {number}", size)
-        return Spec(f"user:f{number}", True, sha(code), len(code), labels=labels).encode(), code, mean_s
+        spec = Spec(f"user:f{number}", True, sha(code), len(code), labels=labels, durable=durable)
+        return spec.encode(), code, mean_s
 
     def burst(self, count: int) -> list[Work]:
         """Jobs of one call of ``map``, or of several functions mixed."""

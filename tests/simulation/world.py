@@ -12,7 +12,14 @@ from cluster.config import WAIT_WORD_S
 from tests.simulation.clock import Clock
 from tests.simulation.leaks import leaks
 from tests.simulation.ledger import Broken, Ledger
-from tests.simulation.machines import SESSION_S, ClientMachine, CoordinatorMachine, Directory, Machine, NodeMachine
+from tests.simulation.machines import (
+    ClientMachine,
+    CoordinatorMachine,
+    Dataset,
+    Directory,
+    Machine,
+    NodeMachine,
+)
 from tests.simulation.network import Network
 from tests.simulation.plans import Plan
 from tests.simulation.scale import reduced
@@ -52,6 +59,11 @@ class Report:
     excuses: Counter[str] = field(default_factory=Counter)
     commits: int = 0
     discarded: int = 0
+    disk_commits: int = 0
+    rows: int = 0
+    """Outcomes on disk at the end."""
+    recovered: int = 0
+    left_over: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     trace: str = ""
 
@@ -61,11 +73,14 @@ class World:
         self.seed = seed
         self.plan = plan
         self.clock = Clock()
-        self.ledger = Ledger(lambda: self.clock.now, plan.disk_error > 0)
+        self.ledger = Ledger(lambda: self.clock.now, plan.disk_error > 0, plan.store)
         self.network = Network(self.clock, self.chance("network"), plan)
         self.faulty = True
         self.faults: Counter[str] = Counter()
         self.discarded = 0
+        self.recovered = self.left_over = 0
+        """Jobs that coordinators found on disk when they began, and those of them that no node had."""
+        self.kept = Dataset()
         self._lives = 0
         self._weather = self.chance("weather")
         self._disks = self.chance("disks")
@@ -101,7 +116,7 @@ class World:
     # -- machines that come and go ------------------------------------------------------------------
 
     def _new_coordinator(self, epoch: int) -> CoordinatorMachine:
-        machine = CoordinatorMachine(self, epoch)
+        machine = CoordinatorMachine(self, epoch, self.kept)
         self.network.coordinator = machine
         machine.ring()
         return machine
@@ -183,7 +198,8 @@ class World:
     def _end_scarcity(self) -> None:
         """A node joins that has the label. Who has waited for it was told why, if nothing came between."""
         self._scarce = False
-        quiet = not self.faults and not self.network.faults
+        prompt = not self.plan.slow or self.plan.delay_s < 0.005
+        quiet = prompt and not self.faults and not self.network.faults
         for client in self.clients if quiet else ():
             since = [s.handed_in_at for s in self.ledger.open if s.client == client.name and s.work.picky]
             waited = bool(since) and self.clock.now - min(since) > WAIT_WORD_S + 2
@@ -201,6 +217,27 @@ class World:
         self.ledger.coordinator_restarted()
         self.network.coordinator_gone()
         self.clock.after(self._weather.uniform(0.05, 5), self._coordinator_back, epoch)
+
+    def commit_struck(self, fate: str) -> None:
+        """The coordinator dies in a commit, or because of it."""
+        self._count(f"commits under which the coordinator {fate}", self._restart_coordinator)
+
+    def _doom(self, fate: str) -> None:
+        """The next commit shall be struck."""
+        if self.plan.store:
+            self.kept.fate = fate
+
+    def _fill_disk(self) -> None:
+        """Nearly full for a while, for whichever coordinator lives then."""
+        self._count("disks full", lambda: self.coordinator.measure_space(0))
+        self.ledger.disk_was_full = True
+        self.clock.after(self._weather.uniform(0.2, 4), lambda: self.coordinator.measure_space(1 << 40))
+
+    def _crash_together(self) -> None:
+        node = self._living_node()
+        if node is not None and self.coordinator.alive:
+            self._count("joint crashes", lambda: self.node_ended(node))
+            self._restart_coordinator()
 
     def _coordinator_back(self, epoch: int) -> None:
         self.coordinator = self._new_coordinator(epoch)
@@ -249,6 +286,10 @@ class World:
             (plan.black_holes, self._darken),
             (plan.clones, self._clone),
             (plan.coordinator_restarts, lambda: self._count("coordinator restarts", self._restart_coordinator)),
+            (plan.commit_crashes, lambda: self._doom("is killed")),
+            (plan.commit_failures, lambda: self._doom("fails")),
+            (plan.joint_crashes, self._crash_together),
+            (plan.full_disks if plan.store else 0.0, self._fill_disk),
         ]
         for mean, fault in kinds:
             moment = 0.0
@@ -328,6 +369,7 @@ class World:
         """From here on nothing fails any more."""
         self.ledger.note("nothing fails any more")
         self.faulty = self.network.faulty = False
+        self.kept.fate = ""
         for node in (*self.nodes, *self.clones):
             node.pool.faulty = False
 
@@ -345,13 +387,15 @@ class World:
                 report.stuck = True
                 raise Broken("more happens than can be meant")
         report.settle_s = clock.now - span_s
-        end = clock.now + REST_S + (2 * SESSION_S if self._gone else 0)
+        end = clock.now + REST_S + (2 * self.plan.session_s if self._gone else 0)
         while words := leaks(self):
             if clock.now > end:
                 raise Broken("something is left over when all is done: " + "; ".join(words))
             look_at = clock.now + 1
             while clock.now < look_at:
                 clock.step()
+        if self.plan.store:
+            self.ledger.compare(self.kept.rows.rows)
 
     def _stuck(self) -> str:
         stories = self.ledger.open
@@ -382,6 +426,9 @@ class World:
         report.outcomes = Counter(s.outcome.word for s in stories if s.outcome is not None)
         report.commits = report.outcomes.total()
         report.discarded = self.discarded
+        report.disk_commits = self.kept.commits
+        report.rows = len(self.kept.rows.rows.outcomes)
+        report.recovered, report.left_over = self.recovered, self.left_over
         report.trace = self.network.trace
 
 

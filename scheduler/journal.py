@@ -1,0 +1,189 @@
+"""What of a turn must outlive us. Rules of this file: a pure book of what happened, as rows; no decision.
+
+Jobs whose spec says ``durable`` are rows from their acceptance on, and their outcomes after them. The others leave no
+trace, and a restart loses them. Without a store nothing is written, and this book is empty for ever.
+
+What a restart needs of a session is the highest counter accepted, written with the very jobs it counts. A session
+that is not in memory any more is looked up here, so that a resend never makes a job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgpack
+
+from cluster.jobs import Outcome
+from scheduler.clients import Client, Owed
+from scheduler.functions import Functions, Record
+from scheduler.lifecycle import Job
+from scheduler.roster import Node
+from scheduler.store import Changes, JobRow, NodeRow, OutcomeRow, Recovered, SessionRow, SpecRow, Standing, Store
+
+# ------------------------------------------------------------------------------------ asking the store
+
+
+class Wanted(NamedTuple):
+    """One outcome, and who waits for it under which of its own counters."""
+
+    job: bytes
+    session: bytes
+    counter: int
+    cancel: bool = False
+    """It wishes it cancelled, and waits for the word that it cannot be, if so it is."""
+
+
+@dataclass(slots=True)
+class ReadOutcomes:
+    """Effect: look these up. Answered by ``OutcomesRead``."""
+
+    wanted: list[Wanted]
+
+
+@dataclass(slots=True)
+class OutcomesRead:
+    """Event: what became of each; None where there is no such row (any more)."""
+
+    found: list[tuple[Wanted, Owed | None]]
+
+
+@dataclass(slots=True)
+class PruneOutcomes:
+    """Effect: forget outcomes older than ``before`` (wall clock), and the oldest above ``keep``; ``most`` of them now.
+    Done at once, in a transaction of its own. Answered by ``OutcomesPruned``."""
+
+    before: float
+    keep: int
+    most: int
+
+
+@dataclass(slots=True)
+class OutcomesPruned:
+    """Event: so many are gone; ``blobs`` has one entry for each row that named one."""
+
+    outcomes: int
+    blobs: list[bytes]
+
+
+@dataclass(slots=True)
+class SpaceMeasured:
+    """Event: bytes that are free on the store's disk."""
+
+    free: int
+
+
+def prune(store: Store, effect: PruneOutcomes) -> OutcomesPruned:
+    """What a host does about ``PruneOutcomes``."""
+    pruned = store.prune(effect.before, effect.keep, effect.most)
+    store.commit()
+    return OutcomesPruned(pruned.outcomes, pruned.blobs)
+
+
+def look_up(store: Store, effect: ReadOutcomes) -> OutcomesRead:
+    """What a host does about ``ReadOutcomes``."""
+    found: list[tuple[Wanted, Owed | None]] = []
+    for wanted in effect.wanted:
+        row = store.outcome(wanted.job)
+        large = None if row is None or row.sha is None else (row.sha, row.size)
+        found.append((wanted, None if row is None else Owed(wanted.counter, row.outcome, row.payload, large)))
+    return OutcomesRead(found)
+
+
+# ------------------------------------------------------------------------------------ the book
+
+
+class Journal:
+    """``recovered`` is what the store holds at the start; None where there is no store."""
+
+    def __init__(self, recovered: Recovered | None) -> None:
+        self.open = recovered is not None
+        self._changes = Changes()
+        self._sessions = {row.session: row for row in recovered.sessions} if recovered else {}
+        self._last_spec = recovered.last_spec if recovered else 0
+
+    def session(self, session: bytes) -> SessionRow | None:
+        """What is kept of a session, whether or not it is in memory."""
+        return self._sessions.get(session)
+
+    def accepted(self, client: Client, jobs: list[Job]) -> None:
+        """These are new; ``client.accepted`` counts them already."""
+        if not self.open:
+            return
+        rows = self._changes.jobs
+        for job in jobs:
+            record: Record = job.record
+            if not record.spec.durable:
+                continue
+            if not record.number:
+                self._spec(record)
+            sha, size = job.large or (None, 0)
+            rows.append(JobRow(job.id, job.rank, record.number, job.payload, sha, size))
+        if rows:
+            self._counter(client)
+
+    def refused(self, client: Client, rows: list[tuple[bytes, bytes]], at: float) -> None:
+        """Jobs that were not taken have an outcome all the same: (id, failure)."""
+        if self.open and rows:
+            self._changes.outcomes += [OutcomeRow(job, 0, Outcome.FAILED, text, None, 0, at, 0) for job, text in rows]
+            self._counter(client)
+
+    def ended(self, job: Job, outcome: int, payload: bytes, large: tuple[bytes, int] | None, at: float) -> bool:
+        """The job has its outcome. Whether a row keeps it, and with it the blob it names."""
+        if not self.keeps(job):
+            return False
+        sha, size = large or (None, 0)
+        self._changes.outcomes.append(OutcomeRow(job.id, job.rank, outcome, payload, sha, size, at, job.attempt))
+        self._changes.standings.pop(job.rank, None)
+        return True
+
+    def standing(self, job: Job) -> None:
+        """What happened to an unfinished job shall be remembered."""
+        if self.keeps(job):
+            self._changes.standings[job.rank] = Standing(job.rank, job.attempt, 0, b"", job.lost_nodes)
+
+    def node(self, node: Node) -> None:
+        """From now on it may hold attempts."""
+        if self.open:
+            about: bytes = msgpack.packb([node.lock, node.pid, node.python, node.slots, node.labels])
+            self._changes.nodes[node.name] = NodeRow(
+                node.name, node.session, node.incarnation, node.identity.key, node.host, about
+            )
+
+    def node_gone(self, node: Node) -> None:
+        """Nothing is to be expected of it any more."""
+        if self.open:
+            self._changes.nodes[node.name] = None
+
+    def forget(self, functions: Functions) -> None:
+        """Specs that no job needs, and that were dropped from memory."""
+        if functions.dropped_numbers:
+            self._changes.forgotten_specs += functions.dropped_numbers
+            functions.dropped_numbers = []
+
+    def take(self) -> list[Changes]:
+        """The rows of this turn."""
+        if not self._changes:
+            return []
+        taken, self._changes = self._changes, Changes()
+        return [taken]
+
+    def keeps(self, job: Job) -> bool:
+        return self.open and bool(job.record.number)
+
+    def _spec(self, record: Record) -> None:
+        self._last_spec += 1
+        record.number = self._last_spec
+        self._changes.specs.append(
+            SpecRow(record.number, record.spec.owner, record.sent, record.code, record.holds_blob)
+        )
+
+    def _counter(self, client: Client) -> None:
+        row = SessionRow(client.session, client.identity.key, client.identity.owner, client.namespace, client.accepted)
+        self._changes.sessions[client.session] = self._sessions[client.session] = row
+
+
+def node_about(row: NodeRow) -> tuple[str, int, str, int, dict[str, str]]:
+    """Lock, process, Python, slots and labels of a node as it was written."""
+    lock, pid, python, slots, labels = msgpack.unpackb(row.about)
+    return lock, pid, python, slots, labels

@@ -1,0 +1,468 @@
+"""The coordinator after a restart: what it takes up, who it waits for, and what it tells those who come back."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.config import CoordinatorLimits, Times
+from cluster.jobs import Failure, Outcome, Spec
+from cluster.messages import (
+    Accepted,
+    Assign,
+    Awaiting,
+    Discard,
+    Fetch,
+    NotCancelled,
+    Refusal,
+    Results,
+    Taken,
+    Watch,
+    Welcome,
+)
+from scheduler.coordinator import PRUNE_EVERY_S
+from scheduler.journal import SpaceMeasured
+from scheduler.lifecycle import State
+from tests.playbook import SPEC, CoordinatorPlay, sha_of
+
+VOLATILE = Spec("app:task", False, b"pickled reference", durable=False)
+
+
+@pytest.fixture
+def play() -> CoordinatorPlay:
+    return CoordinatorPlay(durable=True)
+
+
+def test_what_was_accepted_is_run_after_a_restart(play: CoordinatorPlay) -> None:
+    client = play.client()
+    client.submit(3)
+    client.gets_accepted(3)
+    play.restart()
+    node = play.node(slots=3)
+    assign = node.gets(Assign)
+    assert assign.jobs == [client.job(c) for c in (1, 2, 3)]
+    assert assign.payloads == [b"args"] * 3
+    welcome = client.joins(accepted=3)
+    assert (welcome.epoch, welcome.resumed, welcome.accepted, welcome.kept) == (2, False, 3, True)
+    node.finishes(*assign.tokens)
+    client.gets_results(1, 2, 3, outcome=Outcome.SUCCEEDED)
+    play.nothing_else()
+
+
+def test_a_resend_of_what_a_life_before_had_accepted_makes_no_job(play: CoordinatorPlay) -> None:
+    client = play.client()
+    client.submit(2)
+    play.restart()
+    client.joins(accepted=0)
+    client.say(client.submission(3, first=1))
+    client.gets_accepted(3)
+    node = play.node(slots=9)
+    assert node.gets(Assign).jobs == [client.job(c) for c in (1, 2, 3)]
+    play.nothing_else()
+
+
+def test_a_running_attempt_is_adopted_under_its_old_token_and_its_result_counts(play: CoordinatorPlay) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit()
+    assign = node.gets(Assign)
+    client.gets_accepted(1)
+    play.restart()
+    node.joins((assign.tokens[0], client.job(1), 1))
+    client.joins(accepted=1)
+    node.finishes(assign.tokens[0], payload=b"worth it")
+    assert client.gets_results(1).payloads == [b"worth it"]
+    play.nothing_else()
+
+
+def test_jobs_wait_for_the_word_of_every_node_that_may_hold_them(play: CoordinatorPlay) -> None:
+    client = play.client()
+    first, second = play.node("n1"), play.node("n2")
+    client.submit(2)
+    one, two = first.gets(Assign), second.gets(Assign)
+    client.gets_accepted(2)
+    play.restart()
+    first.joins()  # it was restarted too, or never got it
+    play.nothing_else()
+    second.joins((two.tokens[0], two.jobs[0], 1))
+    again = first.gets(Assign)
+    assert again.jobs == one.jobs
+    play.nothing_else()
+
+
+def test_a_node_that_does_not_come_back_is_waited_for_as_long_as_its_lease_can_last(play: CoordinatorPlay) -> None:
+    client = play.client()
+    gone = play.node("gone")
+    client.submit()
+    gone.gets(Assign)
+    client.gets_accepted(1)
+    play.restart()
+    fresh = play.node("fresh")
+    play.live(9, fresh)
+    play.nothing_else()
+    play.live(2, fresh)
+    assert fresh.gets(Assign).jobs == [client.job(1)]
+
+
+def test_a_later_life_of_the_agent_ends_the_wait_at_once(play: CoordinatorPlay) -> None:
+    client = play.client()
+    node = play.node("n1")
+    client.submit()
+    node.gets(Assign)
+    client.gets_accepted(1)
+    play.restart()
+    later = play.new_node("n1", incarnation=2, previous=node.session)
+    later.joins()
+    assert later.gets(Assign).jobs == [client.job(1)]
+
+
+def test_of_two_nodes_that_hold_one_job_the_later_token_has_the_right_to_it(play: CoordinatorPlay) -> None:
+    client = play.client()
+    slow, quick = play.new_node("slow"), play.new_node("quick")
+    slow.joins()
+    client.submit()
+    old = slow.gets(Assign)
+    client.gets_accepted(1)
+    play.wait(11)  # slow is given up
+    quick.joins()
+    new = quick.gets(Assign)
+    assert new.tokens[0] > old.tokens[0]
+    play.restart()
+    slow.joins((old.tokens[0], client.job(1), 1))
+    quick.joins((new.tokens[0], client.job(1), 2))
+    slow.gets(Discard, tokens=old.tokens)
+    client.joins(accepted=1)
+    slow.finishes(old.tokens[0], payload=b"late")
+    slow.gets(Discard, tokens=old.tokens)
+    quick.finishes(new.tokens[0], payload=b"right")
+    assert client.gets_results(1).payloads == [b"right"]
+    play.nothing_else()
+
+
+def test_a_client_that_was_away_gets_the_outcome_of_what_ended_before_the_restart(play: CoordinatorPlay) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit()
+    assign = node.gets(Assign)
+    node.finishes(assign.tokens[0], payload=b"kept")
+    client.gets(Results)  # and it goes down before it has read this
+    play.restart()
+    welcome = client.joins(accepted=1)
+    assert welcome.kept and not welcome.resumed
+    client.say(Awaiting([1]))
+    assert client.gets_results(1).payloads == [b"kept"]
+    play.nothing_else()
+
+
+def test_a_large_result_outlives_the_restart(play: CoordinatorPlay) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit()
+    data = b"r" * 300_000
+    node.finishes_large(node.gets(Assign).tokens[0], data)
+    client.gets(Results)
+    play.restart()
+    client.joins(accepted=1)
+    client.say(Awaiting([1]))
+    row = client.gets(Results)
+    _, sha, size = row.large[0]
+    client.say(Fetch(sha, size))
+    assert client.gets_blob(sha) == data
+
+
+def test_an_outcome_that_is_not_kept_any_more_is_said_to_have_expired(play: CoordinatorPlay) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit()
+    node.finishes(node.gets(Assign).tokens[0])
+    client.gets(Results)
+    assert play.store is not None
+    play.rows_on_disk.rows.outcomes.clear()
+    play.restart()
+    client.joins(accepted=1)
+    client.say(Awaiting([1]))
+    assert client.gets_failure(1).kind == "ResultExpired"
+
+
+def test_what_is_not_durable_leaves_no_row(play: CoordinatorPlay) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit(2, spec=VOLATILE)
+    node.finishes(node.gets(Assign).tokens[0])
+    assert play.store is not None
+    disk = play.rows_on_disk.rows
+    assert not disk.jobs and not disk.outcomes and not disk.sessions and not disk.specs
+
+
+def test_counters_of_what_is_not_durable_are_taken_from_the_client(play: CoordinatorPlay) -> None:
+    client = play.client()
+    client.submit(2)
+    client.submit(2, spec=VOLATILE)
+    client.gets_accepted(4)
+    play.restart()
+    welcome = client.joins(accepted=4)
+    assert (welcome.accepted, welcome.kept) == (4, True)
+    client.submit(first=5)
+    client.gets_accepted(5)
+    node = play.node(slots=9)
+    assert node.gets(Assign).jobs == [client.job(c) for c in (1, 2, 5)]
+
+
+def test_another_key_cannot_take_a_session_that_is_kept(play: CoordinatorPlay) -> None:
+    client = play.client()
+    client.submit()
+    client.gets_accepted(1)
+    play.restart()
+    thief = play.new_client(identity=client.identity._replace(key="another"))
+    thief.session = client.session
+    thief.dial()
+    thief.hello(accepted=1)
+    assert "belongs to another key" in thief.gets(Refusal, code="name").text
+
+
+def test_a_cancel_wished_while_nobody_knows_who_holds_the_job_is_kept_in_mind(play: CoordinatorPlay) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit()
+    node.gets(Assign)
+    client.gets_accepted(1)
+    play.restart()
+    client.joins(accepted=1)
+    client.cancel(1)
+    play.nothing_else()
+    node.joins()
+    assert client.gets_failure(1, Outcome.CANCELLED).kind == "Cancelled"
+    play.nothing_else()
+
+
+def test_lost_nodes_are_counted_across_restarts(play: CoordinatorPlay) -> None:
+    client = play.client()
+    client.submit()
+    client.gets_accepted(1)
+    for n in range(4):
+        node = play.new_node(f"n{n}")
+        node.joins()
+        node.gets(Assign)
+        play.wait(11)
+        play.restart()
+        play.wait(0.1)
+    client.joins(accepted=1)
+    client.say(Awaiting([1]))
+    failure: Failure = client.gets_failure(1, Outcome.LOST)
+    assert "given up after 4 attempts whose node was lost" in failure.text
+
+
+def test_a_refused_job_keeps_its_refusal(play: CoordinatorPlay) -> None:
+    client = play.client()
+    client.submit(spec=Spec("app:task", False, b"x", namespace="elsewhere"))
+    client.gets(Results)
+    play.restart()
+    client.joins(accepted=1)
+    client.say(Awaiting([1]))
+    assert client.gets_failure(1).kind == "JobRefused"
+
+
+def test_without_a_store_nothing_is_written_and_nothing_is_adrift() -> None:
+    play = CoordinatorPlay()
+    client = play.client()
+    node = play.node()
+    client.submit(spec=SPEC)
+    node.finishes(node.gets(Assign).tokens[0])
+    client.gets_results(1)
+    assert all(job.state is not State.ADRIFT for c in play.coordinator._clients for job in c.jobs.values())
+
+
+# ------------------------------------------------------------------------------------ bounds
+
+
+def test_old_outcomes_are_forgotten_in_slices_with_their_blobs() -> None:
+    play = CoordinatorPlay(durable=True, limits=CoordinatorLimits(keep_outcomes=1))
+    client = play.client()
+    node = play.node()
+    for n in range(3):
+        client.submit()
+        node.finishes_large(node.gets(Assign).tokens[0], bytes([n]) * 100_000)
+        _, sha, size = client.gets(Results).large[0]
+        client.say(Taken(sha, size))
+    assert len(play.disk.blobs) == 3
+    play.live(PRUNE_EVERY_S + 1, client, node)
+    assert [row.id for row in play.rows_on_disk.rows.outcomes.values()] == [client.job(3)]
+    assert len(play.disk.blobs) == 1
+    assert sum(f.n for f in play.told("outcomes_pruned")) == 2
+
+
+def test_outcomes_are_kept_for_their_time_and_no_longer() -> None:
+    play = CoordinatorPlay(durable=True, limits=CoordinatorLimits(keep_outcomes_s=100.0))
+    client = play.client()
+    node = play.node()
+    client.submit()
+    node.finishes(node.gets(Assign).tokens[0])
+    client.gets_results(1)
+    play.live(90, client, node)
+    assert play.rows_on_disk.rows.outcomes
+    play.live(2 * PRUNE_EVERY_S, client, node)
+    assert not play.rows_on_disk.rows.outcomes
+
+
+def test_at_the_watermark_submissions_are_refused_outcomes_are_taken_and_room_opens_it_again(
+    play: CoordinatorPlay,
+) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit()
+    assign = node.gets(Assign)
+    client.gets_accepted(1)
+    play.turn(SpaceMeasured(1000))
+    play.turn(SpaceMeasured(900))
+    assert len(play.told("disk_low")) == 1
+    client.submit()
+    failure = client.gets_failure(2)
+    assert failure.kind == "JobRefused" and "1000 bytes are free" in failure.text and "min_free_bytes" in failure.text
+    node.finishes(assign.tokens[0])
+    client.gets_results(1, outcome=Outcome.SUCCEEDED)
+    play.turn(SpaceMeasured(1 << 30))
+    assert len(play.told("disk_well")) == 1
+    client.submit()
+    node.gets(Assign, jobs=[client.job(3)])
+    client.gets_accepted(3)
+
+
+# ------------------------------------------------------------------------------------ by its id
+
+
+def test_another_session_is_owed_the_outcome_of_a_running_job_too(play: CoordinatorPlay) -> None:
+    client, other = play.client(), play.client()
+    node = play.node()
+    client.submit()
+    assign = node.gets(Assign)
+    other.say(Watch([1], [client.job(1)]))
+    client.gets_accepted(1)
+    other.gets(Accepted, through=1)
+    node.finishes(assign.tokens[0], payload=b"for both")
+    assert client.gets_results(1).payloads == other.gets_results(1).payloads == [b"for both"]
+    play.nothing_else()
+
+
+def test_another_session_gets_an_outcome_of_an_earlier_life(play: CoordinatorPlay) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit()
+    node.finishes(node.gets(Assign).tokens[0], payload=b"kept")
+    client.gets(Results)
+    play.restart()
+    other = play.client()
+    other.say(Watch([1], [client.job(1)]))
+    assert other.gets_results(1).payloads == [b"kept"]
+    play.nothing_else()
+
+
+def test_two_sessions_fetch_one_large_result_and_it_is_kept_for_a_third(play: CoordinatorPlay) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit()
+    data = b"r" * 300_000
+    node.finishes_large(node.gets(Assign).tokens[0], data)
+    _, sha, size = client.gets(Results).large[0]
+    client.say(Fetch(sha, size))
+    assert client.gets_blob(sha) == data
+    for _ in range(2):
+        other = play.client()
+        other.say(Watch([1], [client.job(1)]))
+        assert other.gets(Results).large == [[0, sha, size]]
+        other.say(Fetch(sha, size))
+        assert other.gets_blob(sha) == data
+    assert sha in play.disk.blobs
+
+
+@pytest.mark.parametrize(("counter", "kind"), [(1, "ResultExpired"), (2, "UnknownJob")])
+def test_an_id_without_an_outcome_is_expired_or_unknown_and_never_pending(
+    play: CoordinatorPlay, counter: int, kind: str
+) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit()
+    node.finishes(node.gets(Assign).tokens[0])
+    client.gets(Results)
+    play.rows_on_disk.rows.outcomes.clear()
+    play.restart()
+    other = play.client()
+    other.say(Watch([1], [client.job(counter)]))
+    assert other.gets_failure(1).kind == kind
+
+
+def test_jobs_of_another_namespace_are_unknown(play: CoordinatorPlay) -> None:
+    client = play.client()
+    node = play.node()
+    client.submit(2)
+    node.finishes(node.gets(Assign).tokens[0])
+    client.gets(Results)
+    stranger = play.new_client(identity=client.identity._replace(key="k", namespace="theirs"), namespace="theirs")
+    stranger.joins()
+    stranger.say(Watch([1, 2], [client.job(1), client.job(2)]))
+    results = stranger.gets_results(1, 2)
+    assert {Failure.decode(p).kind for p in results.payloads} == {"UnknownJob"}
+
+
+# ------------------------------------------------------------------------------------ found by the simulator
+
+
+def test_a_stranger_that_claims_the_name_of_a_node_not_yet_back_has_to_wait(play: CoordinatorPlay) -> None:
+    client = play.client()
+    holder = play.node("n1", lock="its own")
+    client.submit()
+    holder.gets(Assign)
+    client.gets_accepted(1)
+    play.restart()
+    rival = play.new_node("n1", lock="another", incarnation=7)
+    rival.dial()
+    rival.hello()
+    play.nothing_else()
+    play.wait(11)
+    rival.hello()
+    rival.gets(Welcome)
+    assert rival.gets(Assign).jobs == [client.job(1)]
+
+
+def test_restarts_multiply_no_specs_and_no_holds_on_their_code(play: CoordinatorPlay) -> None:
+    code = b"c" * 300_000
+    spec = Spec("app:task", True, sha_of(code), len(code))
+    client = play.client()
+    for n in range(3):
+        client.hands_over(code)
+        client.submit(spec=spec)
+        client.gets_accepted(n + 1)
+        play.restart()
+        client.joins(accepted=n + 1)
+    assert len(play.rows_on_disk.rows.specs) == 1
+    assert len(play.coordinator._functions._records) == 1
+
+
+def test_a_cancel_sent_again_after_a_restart_is_not_denied_if_it_was_granted_before(play: CoordinatorPlay) -> None:
+    client = play.client()
+    client.submit(2)
+    client.cancel(1)
+    client.gets_failure(1, Outcome.CANCELLED)  # and it goes down before it has read this
+    node = play.node()
+    node.finishes(node.gets(Assign).tokens[0])
+    client.gets(Results)
+    play.restart()
+    client.joins(accepted=2)
+    client.cancel(1, 2)
+    client.gets(NotCancelled, jobs=[client.job(2)])
+    play.nothing_else()
+
+
+def test_a_session_that_was_forgotten_with_nothing_left_to_do_is_told_so_until_it_answers() -> None:
+    play = CoordinatorPlay(times=Times(session_s=30.0), durable=True)
+    node, client = play.node(slots=2), play.client()
+    client.submit()
+    token = node.gets(Assign).tokens[0]
+    client.gets_accepted(1)
+    client.deaf = True
+    node.finishes(token)
+    play.live(31, node)
+    client.dial()
+    client.hello(accepted=1)  # the answer to this one is lost
+    client.deaf = False
+    assert not client.joins(accepted=1).resumed
+    client.say(Awaiting([1]))
+    client.gets_results(1)
