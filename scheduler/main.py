@@ -162,6 +162,8 @@ class _Life:
             wanted = {Spec.decode(row.raw).code for row in recovered.specs if row.blob} | recovered.blobs.keys()
             blobs = BlobFiles(home.directory / "blobs", keep=wanted)
             opened.callback(blobs.close)
+            # What rows name and the disk has lost is handed in anew by whoever has it, not taken for here.
+            here = {sha: row for sha, row in recovered.blobs.items() if blobs.has(sha)}
             context: Context = zmq.Context()
             opened.callback(context.term)
             doors = Doors(context, home.server_secret, home.identity_of)
@@ -180,7 +182,7 @@ class _Life:
                 random.Random(),
                 settings.times,
                 settings.limits,
-                recovered,
+                recovered._replace(blobs=here),
                 _pages(store),
             )
             sources: list[Source] = [doors, _Refusals(doors, self._log), blobs, self._mailbox, _Space(home.directory)]

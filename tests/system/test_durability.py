@@ -155,3 +155,17 @@ def test_coordinator_and_nodes_killed_together_leave_the_queue(cluster: LocalClu
         cluster.restart_coordinator()
         cluster.add_node(slots=3)
         assert [f.result(timeout=PATIENCE_S) for f in futures] == list(range(100))
+
+
+def test_a_payload_the_disk_has_lost_is_taken_from_whoever_hands_it_in_again() -> None:
+    array = np.arange(100_000)
+    with LocalCluster(nodes=0, slots=1, transport="tcp") as cluster, cluster.client() as client:
+        first = client.submit(np.sum, array)
+        client.flush(PATIENCE_S)
+        for blob in (cluster.directory / "blobs").iterdir():
+            blob.unlink()
+        cluster.restart_coordinator()
+        second = client.submit(np.sum, array)
+        client.flush(PATIENCE_S)
+        cluster.add_node()
+        assert first.result(timeout=PATIENCE_S) == second.result(timeout=PATIENCE_S) == array.sum()
