@@ -58,6 +58,9 @@ _LAST_PACKETS = 65_536
 _COMPLAINT_BYTES = 2000
 """Of what a worker said on standard error before it failed to start, the last."""
 
+_PACK = msgpack.Packer().pack
+"""``packb`` makes a new packer each time, with a megabyte of buffer."""
+
 _CLOSE_S = 5.0
 """A process that is not gone so long after SIGKILL hangs in the kernel, and is left to it."""
 
@@ -292,9 +295,9 @@ class WorkerPool:
         if worker is None or len(worker.backlog) + len(runs) > _BACKLOG_MAX:
             self._tell(Recalled(slot, [run.token for run in runs]))
             return
-        packb, given, backlog, send = msgpack.packb, worker.given, worker.backlog, worker.ours.send
+        pack, given, backlog, send = _PACK, worker.given, worker.backlog, worker.ours.send
         for token, job, attempt, spec, payload, large in runs:
-            packet = packb(
+            packet = pack(
                 (token, job, attempt, spec.by_value, spec.code, spec.name, payload, large[0] if large else b"")
             )
             if len(packet) > worker.packet_max:
@@ -367,6 +370,9 @@ class WorkerPool:
                     del given[token]
                     done = Done(token, outcome, payload, large, run_us)
                     rows.append(done if large is None else self._named(worker, done, large[0]))
+                    if not given and not dead:
+                        emptied = True  # it has nothing more to say, and to be told so costs as much as a result
+                        break
                     continue
                 if token == 0 and not worker.up:
                     worker.up = True

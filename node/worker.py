@@ -109,15 +109,15 @@ class Worker:
 
     def serve(self) -> None:
         """Until the agent is gone."""
-        pipe, packb, unpackb, clock = self._pipe, msgpack.packb, msgpack.unpackb, time.perf_counter_ns
+        pipe, pack, unpackb, clock = self._pipe, msgpack.Packer().pack, msgpack.unpackb, time.perf_counter_ns
         buffer = bytearray(MAX_PACKET)  # receiving into new bytes would cost five times the rest
         view = memoryview(buffer)
-        pipe.send(packb((0, 0, b"", None, 0)))
+        pipe.send(pack((0, 0, b"", None, 0)))
         while size := pipe.recv_into(buffer):
             began = clock()
             token, _job, _attempt, by_value, code, _name, arguments, sha = unpackb(view[:size])
             outcome, result, large = self._run(token, by_value, code, arguments, sha)
-            pipe.send(packb((token, outcome, result, large, (clock() - began) // 1000)))
+            pipe.send(pack((token, outcome, result, large, (clock() - began) // 1000)))
             self._note(token, IDLE)
 
     def interrupted(self, signum: int, frame: types.FrameType | None) -> None:
