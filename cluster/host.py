@@ -144,6 +144,8 @@ class Host:
         self._stop: Stop | None = None
         self._collected_at = clock()
         self._skew = wall() - clock()
+        self._awake_at = 0.0
+        """Moment of the last turn."""
         self.turns = 0
         self.thread_id = 0
 
@@ -163,7 +165,7 @@ class Host:
             gc.disable()
         full: set[Source] = set(self._sources)
         """Sources not known to be empty."""
-        swept_at = awake_at = self._clock()
+        swept_at = self._awake_at = self._clock()
         try:
             while self._stop is None:
                 allowed = self._sleep_s(not full)
@@ -178,9 +180,7 @@ class Host:
                 if now - swept_at >= TICK_S:
                     swept_at = now
                     full.update(self._sources)
-                late = now - awake_at - allowed
-                awake_at = now
-                full = self._turn(full, late if late >= STALL_S else 0.0)
+                full = self._turn(full, allowed)
             if self._commits is not None:
                 self._commits.finish()
         finally:
@@ -200,8 +200,8 @@ class Host:
             return TICK_S
         return min(TICK_S, max(0.0, deadline - self._clock()))
 
-    def _turn(self, full: set[Source], late: float) -> set[Source]:
-        """One turn over these sources; those of them that were not emptied."""
+    def _turn(self, full: set[Source], slept_s: float) -> set[Source]:
+        """One turn over these sources, after a sleep meant to last so long; those of them that were not emptied."""
         events, self._pending = self._pending, []
         left: set[Source] = set()
         for source in self._sources:
@@ -214,11 +214,14 @@ class Host:
             if type(event) is Stop:
                 self._stop = event
         now = Now(self._clock(), self._wall())
+        # Up to this very moment: stopped while it drained, it found empty what had only not been read in yet.
+        late = now.mono - self._awake_at - slept_s
+        self._awake_at = now.mono
         skew = now.wall - now.mono
         if abs(skew - self._skew) >= JUMP_S:
             events.append(WallClockJumped(skew - self._skew))
             self._skew = skew
-        if late:
+        if late >= STALL_S:
             events.insert(0, Stalled(late))
         if not left:
             events.append(Drained())

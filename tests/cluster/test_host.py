@@ -121,7 +121,7 @@ def test_a_stall_of_the_process_is_told_first() -> None:
     actor = Script(Turn())
     late = Batches(lambda: clock.sleep(7.0), [1])
     run(actor, late, clock=clock)
-    assert actor.seen[1][0] == Stalled(7.0)
+    assert actor.seen[0][0] == Stalled(7.0)
 
 
 def test_a_jump_of_the_wall_clock_is_told_once() -> None:
@@ -193,3 +193,16 @@ def test_a_host_that_owns_the_collector_gives_it_back(monkeypatch: pytest.Monkey
         actor, [Batches()], {}, lambda facts: None, own_gc=True, clock=lambda: clock.mono, wall=lambda: clock.wall
     ).run()
     assert during == [False] * 3 and gc.isenabled()
+
+
+def test_a_pause_in_the_middle_of_draining_is_told_in_that_very_turn_and_once() -> None:
+    clock = Clock()
+    actor = Script(Turn(), Turn())
+
+    def stopped() -> list[Any]:
+        clock.sleep(10.0)
+        return ["heard before"]
+
+    run(actor, Batches(stopped), clock=clock)
+    assert actor.seen[0] == [Stalled(10.0), "heard before", Drained()]
+    assert not any(isinstance(e, Stalled) for turn in actor.seen[1:] for e in turn)
