@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from cluster.config import Times
 from tests.system.namespaces import SOON_S, Joined, Pair, needs_cuts, two_hosts, until
+
+HEARTBEAT_S = Times().heartbeat_s
 
 pytestmark = pytest.mark.system
 
@@ -197,7 +200,8 @@ def test_a_coordinator_that_is_gone_for_good_is_named_with_the_jobs(pair: Pair, 
     coordinator.process.kill()
     killed_at = time.monotonic()
     report = stream.end()
-    assert 3.0 <= time.monotonic() - killed_at < SOON_S
+    # Silence counts from the last word, which came up to a heartbeat before the end.
+    assert 3.0 - HEARTBEAT_S <= time.monotonic() - killed_at < SOON_S
     assert report["failed"].keys() == {"CoordinatorUnreachable"}
     assert 0 < report["failed"]["CoordinatorUnreachable"] == report["named"] < 200, "each is named, and no other fails"
     assert report["settled"] == {"1": 200} and report["wrong"] == 0
