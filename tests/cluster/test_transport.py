@@ -137,10 +137,11 @@ class Net:
         return route
 
     def shut(self) -> None:
-        """The coordinator is gone."""
+        """The coordinator is gone, and its port is free again: libzmq closes sockets in a thread of its own."""
         assert self.doors is not None
         self.doors.close()
         self.doors = None
+        self.contexts[-1].term()
 
     def hang_up(self, dial: Dial) -> None:
         dial.close()
