@@ -26,7 +26,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from time import monotonic
 from types import ModuleType
-from typing import Any, Final, Literal, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, Literal, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar, get_args
 
 import zmq
 
@@ -43,6 +43,7 @@ from cluster.client_session import (
     ClientSession,
     Entry,
     GiveUp,
+    Held,
     LeaveWished,
     Offered,
     Settle,
@@ -51,7 +52,7 @@ from cluster.config import INLINE_BYTES, ClientLimits
 from cluster.facts import Fact
 from cluster.host import Host, Source
 from cluster.ids import SESSION_BYTES, format_job, job_id, parse_job
-from cluster.jobs import Failure, Outcome, Spec
+from cluster.jobs import AS_USUAL, MOST_RETRIES, Failure, Outcome, Rules, Spec
 from cluster.keys import ConnectionFile, find_connection
 from cluster.logs import FactLog
 from cluster.packages import own_version
@@ -73,6 +74,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Transport = Literal["auto", "tcp", "ipc"]
+Delivery = Literal["at_least_once", "at_most_once"]
 
 CONNECT_TIMEOUT_S = 10.0
 """How long ``Client(...)`` waits for the coordinator's first word."""
@@ -109,6 +111,13 @@ class Options:
     durable: bool = True
     """Whether the job outlives the coordinator: it and its outcome are on its disk before anybody hears of them.
     Without it a job is quicker, and lost if the coordinator is restarted."""
+    delivery: Delivery = "at_least_once"
+    """``at_most_once``: it never starts twice, and is lost where nobody can tell whether it has started. It must be
+    durable, and is never run again."""
+    crash_retries: int = AS_USUAL.crash_retries
+    """How often it runs again after its worker died under it (0 to 100),"""
+    memory_retries: int = AS_USUAL.memory_retries
+    """...and after that happened because memory ran out."""
     by_value: Iterable[str | ModuleType] = ()
     """Modules, or their names, whose functions and classes travel with the job, for nodes that do not have them;
     their submodules too. They must be imported here, and be Python code. Kept as names."""
@@ -123,8 +132,22 @@ class Options:
         for name in ("block", "durable"):
             if type(getattr(self, name)) is not bool:
                 raise TypeError(f"{name} is True or False, not {getattr(self, name)!r}")
+        if self.delivery not in get_args(Delivery):
+            raise ValueError(f"delivery is 'at_least_once' or 'at_most_once', not {self.delivery!r}")
+        for name in ("crash_retries", "memory_retries"):
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise TypeError(f"{name} is an integer, not {type(value).__name__}")
+            if not 0 <= value <= MOST_RETRIES:
+                raise ValueError(f"{name} is 0 to {MOST_RETRIES}, not {value}")
+        if self.delivery == "at_most_once" and not self.durable:
+            raise ValueError("delivery='at_most_once' needs durable=True: without it a restart could start it twice")
         object.__setattr__(self, "labels", dict(self.labels))
         object.__setattr__(self, "by_value", by_value_names(self.by_value))
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(self.delivery == "at_most_once", self.crash_retries, self.memory_retries)
 
     def changed(self, wanted: dict[str, Any]) -> Options:
         known = [f.name for f in fields(self)]
@@ -308,6 +331,8 @@ class _Session:
         self._blobs = MemoryBlobs()
         self._log = FactLog("client")
         self._changed = threading.Condition(threading.RLock())
+        self._held = ""
+        """Why the coordinator takes nothing for now."""
         self._waiting = 0
         """Threads that want to hear of any change."""
         self._connected = False
@@ -370,6 +395,8 @@ class _Session:
                 or self._bytes + size > self.limits.max_unacknowledged_bytes
             ):
                 self._make_room(size, options.block)
+            if self._held and not options.block:
+                raise errors.Full(f"the coordinator at {self.address} takes nothing for now: {self._held}")
             if self.closed is not None:
                 raise self.closed()
             # An interrupt may strike between any two of these lines: it may cost this future, nothing else.
@@ -379,7 +406,7 @@ class _Session:
             if code is not None and len(code.data) > INLINE_BYTES:
                 self._loads.append((code.sha, counter, _CodeSource(code.data)))
             future._counter = counter
-            self._entries.append(Entry(counter, spec, inline, large, code, options.durable))
+            self._entries.append(Entry(counter, spec, inline, large, code, options.durable, options.block))
             self._futures[counter] = future
             if counter > self._last:
                 self._last = counter
@@ -624,6 +651,7 @@ class _Session:
                     Send: self._wire.send,
                     Settle: self._settle,
                     Acknowledge: self._acknowledge,
+                    Held: self._hold,
                     CancelDenied: self._cancel_denied,
                     Answered: self._answered,
                     GiveUp: self._give_up,
@@ -729,6 +757,9 @@ class _Session:
         """What we send is ours to drop: a job just drained may need it again, unknown yet to the actor."""
         if effect.sha not in self._sources:
             self._blobs.perform(effect)
+
+    def _hold(self, effect: Held) -> None:
+        self._held = effect.reason
 
     def _cancel_denied(self, effect: CancelDenied) -> None:
         for counter in effect.counters:
@@ -1056,6 +1087,7 @@ class Client(concurrent.futures.Executor):
             python=_PYTHON if code_in_call or holds_code(packed.code) else "",
             labels=tuple(sorted(options.labels.items())),
             durable=options.durable,
+            rules=options.rules,
         )
         if len(self._specs) >= KEPT_SPECS or len(packed.code) > INLINE_BYTES:
             self._specs.clear()  # at most one large function is kept

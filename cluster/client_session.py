@@ -40,6 +40,8 @@ from cluster.messages import (
     Chunk,
     ClientHello,
     Fetch,
+    GoOn,
+    Hold,
     Message,
     NotCancelled,
     Pulse,
@@ -72,6 +74,8 @@ class Entry(NamedTuple):
     """SHA-256 and bytes of a function by value; a blob too when over the inline limit."""
     durable: bool = True
     """Whether the job outlives the coordinator."""
+    block: bool = True
+    """Whether it waits while the coordinator takes nothing; else it fails then."""
     watch: bytes = b""
     """Id of a job that is there already and whose outcome is wanted; there is nothing to hand in then."""
 
@@ -130,6 +134,13 @@ class Acknowledge:
 
 
 @dataclass(slots=True)
+class Held:
+    """The coordinator takes nothing for now, for this reason; empty: it does again."""
+
+    reason: str
+
+
+@dataclass(slots=True)
 class CancelDenied:
     """These run already, or are done: they will end by themselves."""
 
@@ -180,6 +191,8 @@ class ClientSession:
         """Number of the last message that asks what became of them; 0 if it is to be sent. None: there is no need."""
         self._accepted = 0
         self._offered = 0
+        self._held = ""
+        """Why nothing may be handed in for now."""
         self._stored: set[bytes] = set()
         """Blobs the coordinator has said to hold for entries not yet accepted."""
         self._uses: dict[bytes, int] = {}
@@ -197,7 +210,7 @@ class ClientSession:
         self._over = False
         self._told = 0
         self._settled: list[Settled] = []
-        self._out: list[Any] = []
+        self._now = 0.0
         self._turn = Turn()
 
     @property
@@ -208,6 +221,7 @@ class ClientSession:
 
     def turn(self, events: Sequence[Any], now: Now) -> Turn:
         self._turn = turn = Turn()
+        self._now = now.mono
         self._dialer.born(now.mono)
         drained = False
         for event in events:
@@ -300,10 +314,12 @@ class ClientSession:
                     self._outgoing.send(sha, size)
         self._unsent += entries
         self._offered = max(self._offered, entries[-1].counter)
+        if self._held:
+            self._refuse_what_must_not_wait()
 
     def _hand_in(self, now: float) -> None:
         """Send what can be sent: runs of successive counters whose blobs have arrived."""
-        if not self._dialer.up:
+        if not self._dialer.up or self._held:
             return
         unsent = self._unsent
         while unsent:
@@ -345,6 +361,41 @@ class ClientSession:
                 for sha, size in _blobs_of(entry):
                     if sha in named:
                         self._outgoing.send(sha, size)
+
+    def _take_back(self) -> None:
+        """What was sent and not accepted is handed in again."""
+        self._unsent.extendleft(reversed(self._sent))
+        self._sent.clear()
+
+    def _hold(self, message: Hold, now: float) -> None:
+        """The coordinator is full: what it has not taken waits here, or fails if it must not wait."""
+        self._accept(message.through, now)
+        named = {sha for entry in self._sent for sha, _ in _blobs_of(entry)}
+        self._take_back()
+        self._offer_again(named)  # they are at the coordinator, and shall not stay there for nothing
+        self._held = message.reason or "it is full"
+        self._turn.after_commit.append(Held(self._held))
+        self._turn.facts.append(fact("jobs_held", len(self._unsent), reason=self._held))
+        self._refuse_what_must_not_wait()
+
+    def _go_on(self) -> None:
+        self._held = ""
+        self._turn.after_commit.append(Held(""))
+
+    def _refuse_what_must_not_wait(self) -> None:
+        refused = [e for e in self._unsent if not e.block]
+        if refused:
+            failure = Failure("JobRefused", f"the coordinator did not take the job: {self._held}").encode()
+            self._drop_unsent(refused, Outcome.FAILED, failure)
+
+    def _drop_unsent(self, entries: list[Entry], outcome: Outcome, failure: bytes) -> None:
+        """These are not handed in any more."""
+        counters = {e.counter for e in entries}
+        self._unsent = deque(e for e in self._unsent if e.counter not in counters)
+        self._settle(Settled(e.counter, outcome, failure) for e in entries)
+        for entry in entries:
+            for sha, _ in _blobs_of(entry):
+                self._release(sha, self._now)
 
     def _through(self) -> int:
         """All up to here is acknowledged: what is neither unsent nor sent has been accepted or settled."""
@@ -396,6 +447,10 @@ class ClientSession:
                 self._welcome(message, now)
             case Refusal():
                 self._give_up("refused", message.text)
+            case Hold():
+                self._hold(message, now)
+            case GoOn():
+                self._go_on()
             case NotCancelled():
                 counters = [counter_of(j) for j in message.jobs]
                 self._cancels.difference_update(counters)
@@ -430,8 +485,9 @@ class ClientSession:
                     self._turn.after_commit.append(blobs.DropBlob(sha))
             self._fetching.clear()
         self._accept(message.accepted, now)
-        self._unsent.extendleft(reversed(self._sent))
-        self._sent.clear()
+        self._take_back()
+        if self._held:
+            self._go_on()  # or it says so again
         if self._awaiting is not None:
             self._await(now)
         for word in self._outgoing.restart():
@@ -537,11 +593,7 @@ class ClientSession:
         if event.sha in self._outgoing or event.sha in self._stored:
             self._withdraw(event.sha, now)
         if spoilt:
-            counters = {e.counter for e in spoilt}
-            self._unsent = deque(e for e in self._unsent if e.counter not in counters)
-            self._settle(Settled(e.counter, Outcome.FAILED, failure) for e in spoilt)
-            for sha in [sha for e in spoilt for sha, _ in _blobs_of(e)]:
-                self._release(sha, now)
+            self._drop_unsent(spoilt, Outcome.FAILED, failure)
         if event.sha in self._fetching:
             if self._incoming.drop(event.sha):
                 self._turn.after_commit.append(blobs.DropBlob(event.sha))
@@ -559,12 +611,8 @@ class ClientSession:
             return
         unsent = [e for e in self._unsent if e.counter in wished]
         if unsent:
-            self._unsent = deque(e for e in self._unsent if e.counter not in wished)
             word = Failure("Cancelled", "cancelled before it was sent").encode()
-            self._settle(Settled(e.counter, Outcome.CANCELLED, word) for e in unsent)
-            for entry in unsent:
-                for sha, _ in _blobs_of(entry):
-                    self._release(sha, now)
+            self._drop_unsent(unsent, Outcome.CANCELLED, word)
             wished.difference_update(e.counter for e in unsent)
         if wished:
             self._cancels |= wished

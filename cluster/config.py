@@ -64,6 +64,9 @@ SILENCE_WORD_S = 2.0
 """People are told of the coordinator's silence after this, or two heartbeats if that is longer: once, and never
 of a shorter one."""
 
+LEASE_MARGIN = 0.02
+"""Share of a lease that a node does not use, since no two clocks run alike."""
+
 WAIT_WORD_S = 5.0
 """A client is told why its jobs wait after this, if no node there is can take them."""
 
@@ -102,9 +105,11 @@ class ClientLimits:
 @dataclass(frozen=True, slots=True)
 class CoordinatorLimits:
     max_jobs: int = 2_000_000
-    """Unfinished jobs; above, submissions are refused with this figure."""
-    max_job_bytes: int = 2 * 1024**3
-    """Payload bytes of unfinished jobs held in memory; above, submissions are refused."""
+    """Unfinished jobs; above, submissions wait, or are refused where they must not."""
+    max_job_bytes: int = 64 * 1024**3
+    """Inline payload bytes of unfinished jobs, most of them on the disk; above, the same."""
+    payload_memory_bytes: int = 512 * 1024**2
+    """...and of those in memory; above, durable ones are read again before their turn, and others have to wait."""
     max_sessions: int = 10_000
     max_nodes: int = 10_000
     max_owed_bytes: int = 1024**3
@@ -122,7 +127,7 @@ class CoordinatorLimits:
     keep_outcomes: int = 1_000_000
     """...and no more of them than this: the oldest go first, and are ``ResultExpired`` from then on."""
     min_free_bytes: int = 256 * 1024**2
-    """With less free on the store's disk, submissions are refused; what is left lets outcomes still be written."""
+    """With less free on the store's disk, submissions wait; what is left lets outcomes still be written."""
 
 
 @dataclass(frozen=True, slots=True)

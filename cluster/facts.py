@@ -22,10 +22,14 @@ KINDS: dict[str, Kind] = {
     "jobs_assigned": Kind(DEBUG, "assigned {n} jobs to node {node}"),
     "jobs_finished": Kind(DEBUG, "{n} jobs {outcome}"),
     "jobs_recovered": Kind(INFO, "{n} unfinished jobs of the last life; {nodes} nodes may hold some of them"),
-    "disk_low": Kind(WARNING, "submissions are refused: {free} bytes are free on the store's disk, {least} are wanted"),
+    "disk_low": Kind(
+        WARNING, "submissions have to wait: {free} bytes are free on the store's disk, {least} are wanted"
+    ),
     "disk_well": Kind(INFO, "submissions are taken again: {free} bytes are free on the store's disk"),
     "outcomes_pruned": Kind(DEBUG, "{n} old outcomes forgotten"),
     "store_failed": Kind(ERROR, "this life of the coordinator ends, the next one begins: {reason}"),
+    "submissions_held": Kind(WARNING, "session {session} has to wait with what it hands in: {reason}"),
+    "jobs_dead": Kind(WARNING, "{n} jobs set aside as dead letters: {cause}"),
     "jobs_requeued": Kind(INFO, "{n} jobs queued again: {cause}"),
     "results_discarded": Kind(INFO, "{n} late results from node {node} discarded"),
     "client_joined": Kind(INFO, "client session {session} joined (namespace {namespace}, link {link})"),
@@ -65,6 +69,7 @@ KINDS: dict[str, Kind] = {
     ),
     "coordinator_back": Kind(WARNING, "connected again after {seconds:.1f} s"),  # as loud as what it ends
     "jobs_wait": Kind(WARNING, "{what} for {reason}"),
+    "jobs_held": Kind(WARNING, "{n} jobs wait to be handed in: {reason}"),
     "gave_up": Kind(ERROR, "gave up on the coordinator: {reason}"),
 }
 

@@ -8,7 +8,8 @@ everybody, and a pickle that only the client opens.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import msgpack
@@ -31,8 +32,70 @@ class Outcome(enum.IntEnum):
         return self.name.lower().replace("_", " ")
 
 
+class End(enum.IntEnum):
+    """How one attempt ended, as its node says. What becomes of the job is the coordinator's decision."""
+
+    SUCCEEDED = 0
+    RAISED = 1
+    """Its function raised, or something around it that would do so again: unpickling, a limit."""
+    CRASHED = 2
+    """Its worker process died under it."""
+    MEMORY = 3
+    """The same, and because memory ran out."""
+    SPOILT = 4
+    """Its payload or its result could not be moved between the processes."""
+    UNSTARTED = 5
+    """Its time to start was over (at most once). Inside a node only: to the coordinator it is given back."""
+
+
 class BadSpec(ValueError):
     """The bytes are no spec; the text says what is wrong."""
+
+
+MOST_RETRIES = 100
+"""Largest budget that a job may have for any one cause."""
+
+
+def _truth(v: Any) -> bool:
+    return type(v) is bool
+
+
+def _budget(v: Any) -> bool:
+    return type(v) is int and 0 <= v <= MOST_RETRIES
+
+
+def _rule(default: Any, check: Callable[[Any], bool]) -> Any:
+    return field(default=default, metadata={"check": check})
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What shall be done with jobs of a spec, as its user has chosen. Only what differs from these values travels."""
+
+    at_most_once: bool = _rule(False, _truth)
+    """Never start it twice: where nobody can tell whether it has started it is lost."""
+    crash_retries: int = _rule(2, _budget)
+    """How often it runs again after its worker died under it,"""
+    memory_retries: int = _rule(1, _budget)
+    """...and after that happened because memory ran out."""
+
+    def encode(self) -> dict[str, Any]:
+        return {name: value for name in _RULES if (value := getattr(self, name)) != _RULES[name].default}
+
+    @staticmethod
+    def decode(packed: Any) -> Rules:
+        """Raises ``BadSpec``."""
+        if type(packed) is not dict:
+            raise BadSpec("its rules are no mapping")
+        for name, value in packed.items():
+            rule = _RULES.get(name)
+            if rule is None or not rule.metadata["check"](value):
+                raise BadSpec(f"{str(name)[:40]} cannot be {str(value)[:40]}")
+        return Rules(**packed) if packed else AS_USUAL
+
+
+_RULES = {rule.name: rule for rule in fields(Rules)}
+AS_USUAL = Rules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +117,7 @@ class Spec:
     """Labels the node must have, sorted."""
     durable: bool = True
     """Whether the job outlives the coordinator."""
+    rules: Rules = AS_USUAL
 
     def encode(self) -> bytes:
         out: bytes = msgpack.packb(
@@ -67,6 +131,7 @@ class Spec:
                 self.python,
                 self.labels,
                 self.durable,
+                self.rules.encode(),
             ]
         )
         return out
@@ -74,8 +139,8 @@ class Spec:
     @staticmethod
     def decode(raw: bytes) -> Spec:
         try:
-            fields: Any = msgpack.unpackb(raw, use_list=False)
-            name, by_value, code, code_size, namespace, owner, python, labels, durable = fields
+            packed: Any = msgpack.unpackb(raw, use_list=False)
+            name, by_value, code, code_size, namespace, owner, python, labels, durable, rules = packed
             texts = (name, namespace, owner, python, *(t for pair in labels for t in pair))
             sound = (
                 all(type(t) is str and len(t) <= 512 for t in texts)
@@ -91,7 +156,7 @@ class Spec:
             raise BadSpec(f"unreadable: {type(e).__name__}") from None
         if not sound:
             raise BadSpec("a field has the wrong type or is too long")
-        return Spec(name, by_value, code, code_size, namespace, owner, python, labels, durable)
+        return Spec(name, by_value, code, code_size, namespace, owner, python, labels, durable, Rules.decode(rules))
 
     def owned_by(self, owner: str) -> Spec:
         return replace(self, owner=owner)
@@ -126,8 +191,8 @@ class Failure:
     def decode(raw: bytes) -> Failure:
         """Never raises: what cannot be read is a failure that says so."""
         try:
-            fields: Any = msgpack.unpackb(raw)
-            kind, text, traceback, bases, pickle = fields
+            packed: Any = msgpack.unpackb(raw)
+            kind, text, traceback, bases, pickle = packed
             if type(kind) is type(text) is type(traceback) is str and type(pickle) is bytes:
                 return Failure(kind, text, traceback, tuple(str(b) for b in bases), pickle)
         except Exception:

@@ -320,9 +320,10 @@ class Started(Message):
 @dataclass(slots=True)
 class Finished(Message):
     KIND: ClassVar[int] = 17
-    COLUMNS: ClassVar[tuple[str, ...]] = ("tokens", "outcomes", "payloads", "run_us", "workers")
+    COLUMNS: ClassVar[tuple[str, ...]] = ("tokens", "ends", "payloads", "run_us", "workers")
     tokens: Naturals
-    outcomes: Naturals
+    ends: Naturals
+    """``jobs.End`` of each."""
     payloads: Inline
     large: Large
     run_us: Naturals
@@ -453,6 +454,22 @@ class Waiting(Message):
     function: Text
     """Name of what the first of them calls."""
     reason: Text
+
+
+@dataclass(slots=True)
+class Hold(Message):
+    """Nothing above ``through`` was taken, and nothing of what is under way will be: keep it till ``GoOn``."""
+
+    KIND: ClassVar[int] = 41
+    through: Natural
+    reason: Text
+
+
+@dataclass(slots=True)
+class GoOn(Message):
+    """Hand in again what is held: what is sent after this was taken note of counts."""
+
+    KIND: ClassVar[int] = 42
 
 
 def _kinds(root: type[Message]) -> dict[int, type[Message]]:

@@ -13,6 +13,7 @@ messages on it from 1 and acknowledges what it took, cumulatively, in every head
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -24,6 +25,7 @@ from cluster.config import (
     HASTY_LINKS,
     HELLO_RETRY_MAX_S,
     HELLO_RETRY_S,
+    LEASE_MARGIN,
     LINK_HOLDS_S,
     LINK_PAUSE_S,
     SILENCE_WORD_S,
@@ -95,6 +97,11 @@ class Dialer:
         self.times = Times()
         self.heard_at: float | None = None
         """When the coordinator last said anything; the dialler's birth before that."""
+        self.leased_from = -math.inf
+        """When we sent the last sign of life that we know the coordinator has had: its silence towards us is counted
+        from then or later."""
+        self._signs: deque[tuple[int, float]] = deque()
+        """Signs of life on this link that are not acknowledged yet: number and moment."""
         self._connected = False
         self._asked_at: float | None = None
         """When we first said something that they have not answered by anything."""
@@ -159,7 +166,10 @@ class Dialer:
             return None, []
         self.heard_at = now
         self._asked_at = None
+        while self._signs and self._signs[0][0] <= self.link.acked:
+            self.leased_from = self._signs.popleft()[1]
         if isinstance(message, Welcome):
+            self.leased_from = self._greeted_at
             self.up = True
             self._stood_at = now
             self._retry_at = None
@@ -191,6 +201,7 @@ class Dialer:
         self._hasty += 1
         self._greeted_at = now
         self.link = Link(self.link.number + 1)
+        self._signs.clear()
         self._retry_at = now + self._retry_s
         self._retry_s = min(2 * self._retry_s, HELLO_RETRY_MAX_S)
         return [Send(b"", Header(self.link.number, 0, 0), self._hello())]
@@ -213,10 +224,11 @@ class Dialer:
             return self.greet(now)
         ack = self.link.ack_due()
         if now >= self._spoke_at + beat_s:
-            return [self.send(beat(), now)]
-        if ack is not None and now >= ack:
-            out = Send(b"", self.link.header(), Pulse())
+            out = self.send(beat(), now)
+            self._signs.append((self.link.sent, now))
             return [out]
+        if ack is not None and now >= ack:
+            return [Send(b"", self.link.header(), Pulse())]
         return []
 
     def deadline(self, beat_s: float) -> float | None:
@@ -231,6 +243,11 @@ class Dialer:
     def _patient_till(self) -> float:
         """When three beats without any answer have shown that the link is dead."""
         return math.inf if self._asked_at is None else self._asked_at + 2.5 * self.times.heartbeat_s
+
+    @property
+    def leased_until(self) -> float:
+        """Until then the coordinator does not give us up: it cannot have been without a word of ours for so long."""
+        return self.leased_from + (1 - LEASE_MARGIN) * self.times.lease_s
 
     def unheard_s(self, now: float) -> float:
         """How long the coordinator has been silent, or unreachable."""

@@ -27,7 +27,7 @@ from cluster.actor import (
 )
 from cluster.config import BATCH_BYTES, INLINE_BYTES, MAX_BATCH, PROTOCOL, AgentLimits
 from cluster.facts import fact
-from cluster.jobs import BadSpec, Failure, Outcome, Spec
+from cluster.jobs import BadSpec, End, Failure, Spec
 from cluster.messages import (
     Assign,
     BlobRefused,
@@ -315,7 +315,8 @@ class Agent:
                 self._attempts.add(attempt)
                 self._end(attempt, _failure(token, "JobRefused", spec))
                 continue
-            attempt = Attempt(Run(token, job, number, spec, payload, large.get(row)), expected[index])
+            once = spec.rules.at_most_once
+            attempt = Attempt(Run(token, job, number, spec, payload, large.get(row)), 0.0 if once else expected[index])
             self._attempts.add(attempt)
             if spec.by_value or attempt.run.large is not None:
                 self._want_inputs(attempt)
@@ -421,11 +422,17 @@ class Agent:
         if not queue:
             return
         runs: dict[int, list[Run]] = {}
+        put_off: list[Attempt] = []
         while queue:
             attempt = queue[0]
             if attempt.phase is not Phase.QUEUED or attempt.discarded:
                 queue.popleft()
                 continue
+            if attempt.run.spec.rules.at_most_once:
+                if self._now >= self._dialer.leased_until:
+                    put_off.append(queue.popleft())
+                    continue
+                attempt.run = attempt.run._replace(start_by=self._dialer.leased_until)
             slot = self._emptiest(attempt.expected_s)
             if slot is None:
                 break
@@ -434,6 +441,7 @@ class Agent:
             attempt.slot = slot.number
             slot.give(attempt.run.token, attempt.expected_s, self._now)
             runs.setdefault(slot.number, []).append(attempt.run)
+        queue.extendleft(reversed(put_off))
         for number, given in runs.items():
             self._do(Give(number, given))
 
@@ -458,7 +466,10 @@ class Agent:
                     self._do(*self._shelf.release(done.large[0]))
                 continue
             attempt.pid = event.pid
-            self._end(attempt, done)
+            if done.end == End.UNSTARTED:
+                self._take_back([attempt])
+            else:
+                self._end(attempt, done)
 
     def _end(self, attempt: Attempt, done: Done) -> None:
         """The attempt has its outcome; it is owed to the coordinator from here on."""
@@ -502,7 +513,9 @@ class Agent:
                 continue
             if token == event.suspect:
                 attempt.pid = event.pid
-                self._end(attempt, _failure(token, "WorkerCrashed", f"the worker process died {when}: {event.cause}"))
+                text = f"the worker process died {when}: {event.cause}"
+                end = End.MEMORY if event.out_of_memory else End.CRASHED
+                self._end(attempt, _failure(token, "WorkerCrashed", text, end))
             else:
                 unread.append(attempt)
         slot.clear()
@@ -629,18 +642,18 @@ class Agent:
         self._stored -= named
 
     def _finished(self, attempts: list[Attempt]) -> None:
-        tokens, outcomes, payloads, large, run_us, workers = [], [], [], [], [], []
+        tokens, ends, payloads, large, run_us, workers = [], [], [], [], [], []
         for row, attempt in enumerate(attempts):
             done = attempt.done
             assert done is not None
             tokens.append(done.token)
-            outcomes.append(int(done.outcome))
+            ends.append(int(done.end))
             payloads.append(done.payload)
             if done.large is not None:
                 large.append([row, *done.large])
             run_us.append(done.run_us)
             workers.append(attempt.pid)
-        self._send(Finished(tokens, outcomes, payloads, large, run_us, workers))
+        self._send(Finished(tokens, ends, payloads, large, run_us, workers))
         self._unacked.append((self._dialer.link.sent, attempts))
         self._fact("jobs_run", len(attempts), outcome="finished")
 
@@ -672,6 +685,7 @@ class Agent:
         if started:
             self._send(Started(started))
         if self._leaving is not None:
+            self._return([a for a in self._attempts if a.phase in (Phase.FETCHING, Phase.QUEUED) and not a.discarded])
             self._send(Bye(self._leaving))
             self._do(Stop(self._leaving))
             return
@@ -685,8 +699,8 @@ class Agent:
 _UNKNOWN = Spec("unknown", False, b"")
 
 
-def _failure(token: int, kind: str, text: str) -> Done:
-    return Done(token, Outcome.FAILED, Failure(kind, text).encode(), None, 0)
+def _failure(token: int, kind: str, text: str, end: End = End.SPOILT) -> Done:
+    return Done(token, end, Failure(kind, text).encode(), None, 0)
 
 
 assert INLINE_BYTES < BATCH_BYTES

@@ -21,13 +21,16 @@ class Run(NamedTuple):
     payload: bytes
     large: tuple[bytes, int] | None
     """SHA-256 and size where the payload is a blob; ``payload`` is empty then."""
+    start_by: float = 0.0
+    """Monotonic moment after which the worker must not start it any more (at most once); 0 for none."""
 
 
 class Done(NamedTuple):
     """What a worker said of one attempt."""
 
     token: int
-    outcome: int
+    end: int
+    """``jobs.End``."""
     payload: bytes
     """Pickled result, or an encoded ``Failure``; empty where it is a blob."""
     large: tuple[bytes, int] | None
@@ -106,3 +109,5 @@ class WorkerGone:
     """Whether the suspect's user code had begun, by the shared page."""
     unread: list[int]
     """Tokens given to it that it never read."""
+    out_of_memory: bool = False
+    """Whether the kernel killed it to get memory."""

@@ -28,7 +28,7 @@ from typing import IO, Any, NamedTuple
 import msgpack
 
 from cluster.config import INLINE_BYTES, MAX_BLOB_BYTES
-from cluster.jobs import Failure, Outcome
+from cluster.jobs import End, Failure
 from node import worker as program
 from node.events import (
     Done,
@@ -126,6 +126,7 @@ class WorkerPool:
         self._max_blob_bytes = max_blob_bytes
         self._env = {**os.environ, **(env or {})}
         self._cwd = cwd
+        self._kernel_kills = _kernel_kills()
         self._workers: dict[int, _Process] = {}
         self._sockets: dict[int, _Process] = {}
         self._pidfds: dict[int, _Process] = {}
@@ -251,7 +252,11 @@ class WorkerPool:
     def _bury(self, worker: _Process, events: list[Event]) -> None:
         worker.kill()  # what a job left running in the worker's group
         self._read(worker, _LAST_PACKETS, events, dead=True)
-        cause = self._cause(worker, worker.popen.poll())
+        status = worker.popen.poll()
+        cause = self._cause(worker, status)
+        out_of_memory = status == -signal.SIGKILL and not worker.killed and self._memory_ran_out()
+        if out_of_memory:
+            cause += ": the machine, or the control group of the node, was out of memory"
         unread = self._recall(worker)
         token, phase, _ = program.PAGE.unpack_from(worker.page)
         left = list(worker.given)
@@ -260,7 +265,12 @@ class WorkerPool:
         unread = [*(t for t in left if t != suspect), *unread]
         noted = token == suspect and phase >= program.USER_CODE
         self._forget(worker)
-        events.append(WorkerGone(worker.slot, worker.pid, cause, suspect, noted, unread))
+        events.append(WorkerGone(worker.slot, worker.pid, cause, suspect, noted, unread, out_of_memory))
+
+    def _memory_ran_out(self) -> bool:
+        """Whether the kernel has killed for want of memory since the last death that it explains."""
+        before, self._kernel_kills = self._kernel_kills, _kernel_kills()
+        return self._kernel_kills > before
 
     def _cause(self, worker: _Process, status: int | None) -> str:
         if worker.killed:
@@ -296,10 +306,9 @@ class WorkerPool:
             self._tell(Recalled(slot, [run.token for run in runs]))
             return
         pack, given, backlog, send = _PACK, worker.given, worker.backlog, worker.ours.send
-        for token, job, attempt, spec, payload, large in runs:
-            packet = pack(
-                (token, job, attempt, spec.by_value, spec.code, spec.name, payload, large[0] if large else b"")
-            )
+        for token, job, attempt, spec, payload, large, start_by in runs:
+            sha = large[0] if large else b""
+            packet = pack((token, job, attempt, spec.by_value, spec.code, spec.name, payload, sha, start_by))
             if len(packet) > worker.packet_max:
                 self._tell(WorkerDone(slot, worker.pid, [_too_large(token, len(packet), worker.packet_max)]))
                 continue
@@ -361,14 +370,14 @@ class WorkerPool:
                 emptied = True
                 break
             try:
-                token, outcome, payload, large, run_us = fields = unpackb(view[:size], use_list=False)
+                token, end, payload, large, run_us = fields = unpackb(view[:size], use_list=False)
                 fault = "" if _sound(fields) else f"a packet of {size} bytes that is no result"
             except Exception:  # whatever msgpack makes of a stranger's bytes
                 fault = f"a packet of {size} bytes that is no result"
             if not fault:
                 if worker.up and (token == next(iter(given), 0) or (worker.fault and token in given)):
                     del given[token]
-                    done = Done(token, outcome, payload, large, run_us)
+                    done = Done(token, end, payload, large, run_us)
                     rows.append(done if large is None else self._named(worker, done, large[0]))
                     if not given and not dead:
                         emptied = True  # it has nothing more to say, and to be told so costs as much as a result
@@ -397,15 +406,28 @@ class WorkerPool:
             os.replace(program.part_path(self._blob_dir, worker.pid, done.token), f"{self._blob_dir}/{sha.hex()}")
         except OSError as e:
             failure = Failure("OSError", f"on node {self._node}: the result's file is gone: {e.strerror}")
-            return Done(done.token, Outcome.FAILED, failure.encode(), None, done.run_us)
+            return Done(done.token, End.SPOILT, failure.encode(), None, done.run_us)
         return done
 
 
+_WORKERS_ENDS = frozenset((End.SUCCEEDED, End.RAISED, End.SPOILT, End.UNSTARTED))
+"""What a worker may say of an attempt."""
+
+
+def _kernel_kills() -> int:
+    """Processes the kernel has killed for want of memory, in this machine's uptime."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as lines:
+            return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0
+
+
 def _sound(fields: tuple[Any, ...]) -> bool:
-    token, outcome, payload, large, run_us = fields
+    token, end, payload, large, run_us = fields
     return (
-        type(token) is type(outcome) is type(run_us) is int
-        and outcome in (Outcome.SUCCEEDED, Outcome.FAILED)
+        type(token) is type(end) is type(run_us) is int
+        and end in _WORKERS_ENDS
         and run_us >= 0
         and type(payload) is bytes
         and len(payload) <= 2 * INLINE_BYTES
@@ -425,7 +447,7 @@ def _sound(fields: tuple[Any, ...]) -> bool:
 
 def _too_large(token: int, size: int, limit: int) -> Done:
     text = f"the attempt is a packet of {size} bytes; a worker's pipe takes {limit}"
-    return Done(token, Outcome.FAILED, Failure("TooLarge", text).encode(), None, 0)
+    return Done(token, End.RAISED, Failure("TooLarge", text).encode(), None, 0)
 
 
 def _words(status: int | None) -> str:

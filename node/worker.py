@@ -7,8 +7,9 @@ work. A shared page tells which attempt is in which phase, to whoever looks afte
 In here ``__main__`` is an empty module for the user, and our ``node`` and ``scheduler`` cannot be found: a
 user's own ``node.py`` is theirs. So nothing is imported but the standard library, msgpack and ``cluster``.
 
-In comes (token, job, attempt, by value, code, name, payload, SHA-256 of the payload's blob or empty); out
-goes (token, outcome, payload, (SHA-256, size) of the result's blob or None, run_us). Token 0 says "ready".
+In comes (token, job, attempt, by value, code, name, payload, SHA-256 of the payload's blob or empty, monotonic moment
+after which it must not start or 0); out goes (token, end, payload, (SHA-256, size) of the result's blob or None,
+run_us). Token 0 says "ready".
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if __name__ == "__main__":  # ours, whatever else is called so
     sys.path.insert(0, _ROOT)
 
 from cluster import errors, payload  # noqa: E402
-from cluster.jobs import Failure, Outcome  # noqa: E402
+from cluster.jobs import End, Failure  # noqa: E402
 
 if __name__ == "__main__":
     sys.path.remove(_ROOT)
@@ -56,6 +57,7 @@ _CACHED_FUNCTIONS = 256
 _PR_SET_PDEATHSIG = 1
 
 Answer = tuple[int, bytes, tuple[bytes, int] | None]
+_UNSTARTED: Answer = (End.UNSTARTED, b"", None)
 
 
 class Start(NamedTuple):
@@ -115,9 +117,9 @@ class Worker:
         pipe.send(pack((0, 0, b"", None, 0)))
         while size := pipe.recv_into(buffer):
             began = clock()
-            token, _job, _attempt, by_value, code, _name, arguments, sha = unpackb(view[:size])
-            outcome, result, large = self._run(token, by_value, code, arguments, sha)
-            pipe.send(pack((token, outcome, result, large, (clock() - began) // 1000)))
+            token, _job, _attempt, by_value, code, _name, arguments, sha, start_by = unpackb(view[:size])
+            end, result, large = self._run(token, by_value, code, arguments, sha, start_by)
+            pipe.send(pack((token, end, result, large, (clock() - began) // 1000)))
             self._note(token, IDLE)
 
     def interrupted(self, signum: int, frame: types.FrameType | None) -> None:
@@ -128,7 +130,7 @@ class Worker:
     def _note(self, token: int, phase: int) -> None:
         PAGE.pack_into(self._page, 0, token, phase, time.monotonic())
 
-    def _run(self, token: int, by_value: bool, code: bytes, arguments: bytes, sha: bytes) -> Answer:
+    def _run(self, token: int, by_value: bool, code: bytes, arguments: bytes, sha: bytes, start_by: float) -> Answer:
         self._note(token, LOADING)
         try:
             fn = self._function(by_value, code)
@@ -137,6 +139,8 @@ class Worker:
             return self._failed(e, ours=True)
         try:
             self._note(token, USER_CODE)
+            if start_by and time.monotonic() > start_by:
+                return _UNSTARTED
             self._in_user_code = True
             value = fn(*args, **kwargs)
             if type(value) is types.CoroutineType:
@@ -155,8 +159,8 @@ class Worker:
         try:
             packed = payload.pack_result(value, max_bytes=self._max_blob_bytes)
             if isinstance(packed, bytes):
-                return Outcome.SUCCEEDED, packed, None
-            return Outcome.SUCCEEDED, b"", self._written(token, packed)
+                return End.SUCCEEDED, packed, None
+            return End.SUCCEEDED, b"", self._written(token, packed)
         except BaseException as e:
             return self._failed(e, ours=True)
 
@@ -166,12 +170,11 @@ class Worker:
             _leave(exc)
         _flush()
         if ours and isinstance(exc, errors.JobError):
-            failure = payload.pack_error(exc)
-        elif ours and isinstance(exc, OSError):  # a blob's file; not to be taken for an error of the job
+            return End.RAISED, payload.pack_error(exc).encode(), None
+        if ours and isinstance(exc, OSError):  # a blob's file; not to be taken for an error of the job
             failure = Failure("OSError", f"on node {self._node}: {exc}", "", ("OSError", "Exception"))
-        else:
-            failure = payload.pack_failure(exc, self._hidden)
-        return Outcome.FAILED, failure.encode(), None
+            return End.SPOILT, failure.encode(), None
+        return End.RAISED, payload.pack_failure(exc, self._hidden).encode(), None
 
     def _function(self, by_value: bool, code: bytes) -> Callable[..., Any]:
         key = by_value, code

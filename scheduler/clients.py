@@ -39,11 +39,20 @@ class Client(Peer):
     """It said goodbye: its jobs go on, nobody waits for their results."""
     forgotten: bool = False
     """Its results were dropped, and it has not shown that it knows."""
+    held: bool = False
+    """It was told to keep what it hands in,"""
+    resumed_at: int = 0
+    """...or told that it may hand in again, by this message of ours: what it sent before it had read that is void."""
     waiting: deque[Owed] = field(default_factory=deque)
     sent: deque[tuple[int, list[Owed]]] = field(default_factory=deque)
     owed_bytes: int = 0
     fetchable: dict[bytes, int] = field(default_factory=dict)
     """Large results it was told of and has not fetched yet, with how many results name each."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether what it hands in now does not count."""
+        return self.held or self.link.acked < self.resumed_at
 
     def owe(self, row: Owed) -> None:
         self.waiting.append(row)

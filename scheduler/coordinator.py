@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cluster import blobs
@@ -27,7 +28,7 @@ from cluster.actor import (
 from cluster.config import ACCEPT_DELAY_S, MAX_HELD, PROTOCOL, CoordinatorLimits, Times
 from cluster.facts import fact
 from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
-from cluster.jobs import BadSpec, Failure, Outcome
+from cluster.jobs import BadSpec, End, Failure, Outcome
 from cluster.messages import (
     Accepted,
     Answer,
@@ -41,7 +42,9 @@ from cluster.messages import (
     Discard,
     Fetch,
     Finished,
+    GoOn,
     Heartbeat,
+    Hold,
     Message,
     NodeHello,
     NotCancelled,
@@ -57,7 +60,9 @@ from cluster.messages import (
     Welcome,
 )
 from cluster.session import Link, Verdict
-from scheduler import answers, names
+from scheduler import answers, names, retries
+from scheduler.admission import Admission
+from scheduler.adrift import Adrift
 from scheduler.assigning import Batch
 from scheduler.clients import Client, Clients, Owed
 from scheduler.exchange import Exchange
@@ -66,17 +71,19 @@ from scheduler.journal import (
     Journal,
     OutcomesPruned,
     OutcomesRead,
+    PayloadsRead,
     PruneOutcomes,
     ReadOutcomes,
+    ReadPayloads,
     SpaceMeasured,
     Wanted,
     node_about,
 )
 from scheduler.lifecycle import Cause, Job, State, move
+from scheduler.payloads import AHEAD, Payloads
 from scheduler.peers import Peer
 from scheduler.placement import Chance, choose, prefill
-from scheduler.ready_queue import ReadyQueue
-from scheduler.retries import after_lost_node
+from scheduler.ready_queue import Demand, ReadyQueue
 from scheduler.roster import Node, Roster
 from scheduler.store import Recovered, UnfinishedRow
 from scheduler.waiting import WaitingJobs
@@ -123,8 +130,9 @@ class Coordinator:
         self._routes: dict[bytes, Peer] = {}
         self._token = first_token(epoch)
         self._rank = 0
-        self._unfinished = 0
-        self._held_bytes = 0
+        self._admission = Admission(self._limits)
+        self._payloads = Payloads(self._limits.payload_memory_bytes)
+        self._dead = 0
         self._finished = dict.fromkeys(Outcome, 0)
         self._discarded = 0
         self._born: float | None = None
@@ -136,10 +144,7 @@ class Coordinator:
         self._judge_at = 0.0
         self._journal = Journal(recovered)
         self._prune_at = math.inf
-        self._disk_full = ""
-        """Why submissions are refused for now."""
-        self._adrift: dict[bytes, Job] = {}
-        """Unfinished jobs of an earlier life, until it is known who holds them."""
+        self._adrift = Adrift()
         if recovered is not None:
             self._recover(recovered, unfinished)
 
@@ -164,6 +169,8 @@ class Coordinator:
                     self._blob_failed(event)
                 case OutcomesRead():
                     self._outcomes_read(event)
+                case PayloadsRead():
+                    self._payloads.arrived(event.found)
                 case OutcomesPruned():
                     self._outcomes_pruned(event)
                 case SpaceMeasured():
@@ -181,6 +188,7 @@ class Coordinator:
         for reason, n in garbled.items():
             self._fact("garbled", n, reason=reason)
         self._place()
+        self._let_go_on()
         if drained and now.mono >= self._judge_at:
             self._judge()
         self._settle()
@@ -426,6 +434,8 @@ class Coordinator:
         client.owe_again()
         client.left = False
         client.told, client.told_due = client.accepted, None
+        client.held, client.resumed_at = False, 0
+        self._admission.held.pop(client, None)
         # A client that has not heard of this epoch yet has not been told either what the last one took with it.
         resumed = known and hello.epoch == self.epoch
         self._send(client, self._welcome(resumed, client.accepted, kept is not None))
@@ -538,11 +548,14 @@ class Coordinator:
             large = (row.sha, row.size) if row.sha else None
             payload = row.payload or b""
             job = Job(row.id, counter_of(row.id), client, record, payload, large, row.rank, State.ADRIFT)
-            job.attempt, job.lost_nodes = row.attempt, row.lost_nodes
-            client.jobs[job.counter] = self._adrift[job.id] = job
+            job.size, job.absent = row.payload_bytes, len(payload) < row.payload_bytes
+            job.attempt, job.lost_nodes, job.crashes = row.attempt, row.lost_nodes, row.crashes
+            job.memory_kills, job.story = row.memory_kills, retries.unpack(row.story)
+            client.jobs[job.counter] = job
+            self._adrift.add(job, row.node if row.token else b"")
             record.live += 1
-            self._unfinished += 1
-            self._held_bytes += len(payload)
+            self._admission.taken(job)
+            self._payloads.taken(job)
 
     def _absent(self, session: bytes) -> Client:
         """A session of an earlier life, which may come back."""
@@ -568,6 +581,7 @@ class Coordinator:
         """What the node holds of an earlier life goes on under its old token. Of two that hold one job, the one with
         the later token has the right to it."""
         node.awaited = False
+        self._adrift.told(node.session, frozenset(hello.jobs))
         ours = first_token(self.epoch)
         superseded: dict[int, tuple[Node, list[int]]] = {}
         for token, jid, attempt in zip(hello.tokens, hello.jobs, hello.attempts, strict=True):
@@ -576,7 +590,7 @@ class Coordinator:
             if job is None or token >= ours or not job.token < token:
                 continue
             if job.state is State.ADRIFT:
-                del self._adrift[jid]
+                self._adrift.found(job)
             elif job.node is not None and job.token:
                 job.node.leases.end(job.token)
                 superseded.setdefault(id(job.node), (job.node, []))[1].append(job.token)
@@ -593,11 +607,12 @@ class Coordinator:
     def _land(self) -> None:
         """When all who may hold jobs of an earlier life have told, or are given up, the rest is nobody's."""
         if self._adrift and not any(node.awaited for node in self._roster):
-            rest = list(self._adrift.values())
-            self._adrift.clear()
+            rest, doubtful = self._adrift.rest()
             for job in rest:
                 move(job, Cause.LEFT_OVER)
             self._push_back(rest, "no node has them since the coordinator was restarted")
+            for job in doubtful:
+                self._give_up(job, "the node that may have started it did not come back after a restart")
 
     def _await(self, client: Client, counters: list[int]) -> None:
         """A session that was away for a life of ours: what has become of these?"""
@@ -611,6 +626,8 @@ class Coordinator:
 
     def _watch(self, client: Client, message: Watch) -> None:
         wanted = []
+        if client.holds:
+            return  # it comes in its turn, as a submission does, and is handed in again
         for counter, jid in zip(message.counters, message.jobs, strict=True):
             client.accepted = max(client.accepted, counter)  # it comes in its turn, as a submission does
             owner = self._clients.get(session_of(jid))
@@ -661,31 +678,38 @@ class Coordinator:
     def _space(self, free: int) -> None:
         """At the watermark nothing new is taken, by itself again when there is room; what is taken goes on."""
         least = self._limits.min_free_bytes
-        if free < least and not self._disk_full:
-            self._disk_full = (
+        if free < least and not self._admission.disk_full:
+            self._admission.disk_full = (
                 f"{free} bytes are free on the disk of the coordinator's store, fewer than {least} (min_free_bytes)"
             )
             self._fact("disk_low", free=free, least=least)
-        elif free >= least and self._disk_full:
-            self._disk_full = ""
+        elif free >= least and self._admission.disk_full:
+            self._admission.disk_full = ""
             self._fact("disk_well", free=free)
 
     # ------------------------------------------------------------------------------- submissions
 
     def _submit(self, client: Client, message: Submit) -> None:
+        if client.holds:
+            return  # it knows, or will
         first, count = message.first, len(message.payloads)
         large = {row: (sha, size) for row, sha, size in message.large}
         skip = max(0, client.accepted + 1 - first)
         if skip >= count:
             client.told = min(client.told, client.accepted - 1)
-            self._unneeded(client, message)
+            self._unneeded(client, message, count)
             return
         records = self._records(client, message)
-        limits = self._limits
+        admission, payloads = self._admission, self._payloads
         ready, jobs, session = self._ready, client.jobs, client.session
         accepted: list[Job] = []
         refused: list[tuple[bytes, bytes]] = []
+        full = ""
         for row in range(skip, count):
+            full = admission.full()
+            if full:
+                count = row
+                break
             counter = first + row
             index = message.spec_of[row]
             record = records[index] if index < len(records) else "the job names a spec its message lacks"
@@ -694,42 +718,58 @@ class Coordinator:
             if isinstance(record, str):
                 refused.append(self._refuse_job(client, counter, record))
                 continue
-            if self._disk_full:
-                self._refuse_job(client, counter, self._disk_full)  # and leave no row: there is no room for many
-                continue
             if ref is not None and ref[0] not in self._exchange:
                 refused.append(self._refuse_job(client, counter, "its payload did not arrive"))
-                continue
-            if self._unfinished >= limits.max_jobs or self._held_bytes > limits.max_job_bytes:
-                why = (
-                    f"the queue is full: {self._unfinished} unfinished jobs (max_jobs {limits.max_jobs}), "
-                    f"{self._held_bytes} bytes (max_job_bytes {limits.max_job_bytes})"
-                )
-                refused.append(self._refuse_job(client, counter, why))
                 continue
             if ref is not None:
                 self._exchange.named(client, ref[0])
             self._rank += 1
             job = Job(job_id(session, counter), counter, client, record, payload, ref, self._rank)
+            job.size = len(payload)
             jobs[counter] = job
             record.live += 1
-            self._unfinished += 1
-            self._held_bytes += len(payload)
+            admission.taken(job)
+            payloads.taken(job)
             ready.push(job)
             accepted.append(job)
-        client.accepted = first + count - 1
-        self._unneeded(client, message)
+        client.accepted = max(client.accepted, first + count - 1)
+        self._unneeded(client, message, count)
         self._journal.refused(client, refused, self._wall)
         if accepted:
             self._journal.accepted(client, accepted)
+            self._relieve_memory(accepted)
             self._fact("jobs_accepted", len(accepted), session=client.session.hex())
+        if full:
+            self._hold(client, full)
 
-    def _unneeded(self, client: Client, message: Submit) -> None:
-        """What no job has taken over: the rows were known already, or refused."""
+    def _relieve_memory(self, jobs: Iterable[Job]) -> None:
+        """Payloads that the store has and that are not needed soon go, if there are too many."""
+        if self._payloads.full:
+            for job in jobs:
+                if self._journal.keeps(job):
+                    self._payloads.relieve(job)
+
+    def _unneeded(self, client: Client, message: Submit, count: int) -> None:
+        """What no job has taken over: the first ``count`` rows were known already, or refused."""
         if client.uploaded:
-            named = [sha for _, sha, _ in message.large] + [self._functions.code_of(raw) for raw in message.specs]
-            for sha in named:
+            named = [sha for row, sha, _ in message.large if row < count]
+            for sha in named + [self._functions.code_of(raw) for raw in message.specs]:
                 self._exchange.unneeded(client, sha)
+
+    def _hold(self, client: Client, why: str) -> None:
+        """It shall keep what is above its counter, until there is room."""
+        client.held = True
+        client.told, client.told_due = client.accepted, None
+        self._admission.held[client] = None
+        self._send(client, Hold(client.accepted, why))
+        self._fact("submissions_held", session=client.session.hex(), reason=why)
+
+    def _let_go_on(self) -> None:
+        for client in self._admission.go_on():
+            client.held = False
+            if client.reachable:
+                self._send(client, GoOn())
+                client.resumed_at = client.link.sent
 
     def _records(self, client: Client, message: Submit) -> list[Record | str]:
         """The record of each spec of the message, or why its jobs are refused."""
@@ -739,6 +779,8 @@ class Coordinator:
             try:
                 record = self._functions.intern(raw, client.identity.owner)
                 spec = record.spec
+                if spec.rules.at_most_once and not (spec.durable and self._journal.open):
+                    raise BadSpec("what must not start twice (at most once) must be durable")
                 if spec.namespace != client.namespace:
                     raise BadSpec(f"its namespace {spec.namespace!r} is not the session's ({client.namespace!r})")
                 if spec.by_value and not record.code:
@@ -772,21 +814,23 @@ class Coordinator:
         limits = self._limits
         for demand in self._ready.demands():
             candidates = [n for n in self._roster.fitting(demand) if n.placeable]
-            time = None
+            time, once = None, False
             open_nodes: list[Node] = []
             room: dict[int, int] = {}
             while (job := self._ready.head(demand)) is not None:
-                if job.record.time is not time:
-                    time = job.record.time
+                record: Record = job.record
+                if record.time is not time or record.once is not once:
+                    time, once = record.time, record.once
+                    mean_s = 0.0 if once else time.mean_s
                     room = {
                         id(n): min(
-                            MAX_HELD // 2, n.slots + prefill(n.slots, time.mean_s, limits.prefill_s, limits.prefill_max)
+                            MAX_HELD // 2, n.slots + prefill(n.slots, mean_s, limits.prefill_s, limits.prefill_max)
                         )
                         - n.outstanding
                         for n in candidates
                     }
                     open_nodes = [n for n in candidates if room[id(n)] > 0]
-                if not open_nodes:
+                if not open_nodes or job.absent:
                     break
                 node = choose(open_nodes, self._chance)
                 self._ready.pop(demand)
@@ -800,8 +844,20 @@ class Coordinator:
                 room[id(node)] -= 1
                 if room[id(node)] <= 0:
                     open_nodes.remove(node)
+            if self._payloads.absent and candidates:
+                self._read_ahead(demand)
         for node, batch in batches.values():
             self._assign(node, batch)
+
+    def _read_ahead(self, demand: Demand) -> None:
+        """Have payloads at hand a little before their turn."""
+        for place in (0, AHEAD // 2):
+            job = self._ready.at(demand, place)
+            if job is not None and job.absent:
+                ranks = self._payloads.wanted(self._ready.next(demand, AHEAD))
+                if ranks:
+                    self._turn.after_commit.append(ReadPayloads(ranks))
+                return
 
     def _lease(self, job: Job, node: Node) -> None:
         move(job, Cause.PLACED)
@@ -812,9 +868,12 @@ class Coordinator:
         if node.surplus_since is None:
             node.surplus_since = self._now
         node.leases.grant(job)
+        if job.once:
+            self._journal.standing(job)
 
     def _assign(self, node: Node, batch: Batch) -> None:
         self._send(node, batch.message(node.code))
+        self._relieve_memory(batch.jobs)
         self._active[id(node)] = node
         self._fact("jobs_assigned", len(batch.jobs), node=node.name)
 
@@ -830,19 +889,22 @@ class Coordinator:
         large = {row: (sha, size) for row, sha, size in message.large} if message.large else {}
         late: list[int] = []
         spent: dict[int, list[Any]] = {}
-        for row, (token, outcome, payload, run_us) in enumerate(
-            zip(message.tokens, message.outcomes, message.payloads, message.run_us, strict=True)
+        crashed: list[Job] = []
+        for row, (token, end, payload, run_us) in enumerate(
+            zip(message.tokens, message.ends, message.payloads, message.run_us, strict=True)
         ):
             job = node.leases.end(token)
             ref = large.get(row)
             if job is None:
                 late.append(token)
                 continue
+            if end == End.CRASHED or end == End.MEMORY:
+                self._crashed(node, job, end == End.MEMORY, payload, crashed)
+                continue
+            outcome = Outcome.SUCCEEDED if end == End.SUCCEEDED else Outcome.FAILED
             if ref is not None and ref[0] not in self._exchange:
                 outcome, ref = Outcome.LOST, None
                 payload = Failure("JobLost", "its result did not arrive").encode()
-            elif outcome not in _NODE_OUTCOMES:
-                outcome = Outcome.FAILED
             if run_us:
                 entry = spent.get(id(job.record))
                 if entry is None:
@@ -859,15 +921,45 @@ class Coordinator:
             record.time.observe(total, count)
         for sha, _ in large.values():
             self._exchange.unneeded(node, sha)
+        self._push_back(crashed, f"a worker of node {node.name} died under them")
         if late:
             self._discarded += len(late)
             self._fact("results_discarded", len(late), node=node.name)
             self._send(node, Discard(late))
 
+    def _crashed(self, node: Node, job: Job, memory: bool, payload: bytes, back: list[Job]) -> None:
+        failure = Failure.decode(payload)  # the agent's own words
+        again = True
+        if not retries.told(job):
+            retries.remember(job, node.name, failure.text, self._wall)
+            again = retries.after_crash(job, memory)
+        if again:
+            move(job, Cause.CRASHED)
+            job.node, job.token, job.retracting = None, 0, False
+            back.append(job)
+            self._journal.standing(job)
+            return
+        rules = job.record.spec.rules
+        budget = f"memory_retries {rules.memory_retries}" if memory else f"crash_retries {rules.crash_retries}"
+        failure = replace(failure, text=failure.text + retries.last_words(job, budget))
+        self._end(job, Cause.RESULT, Outcome.FAILED, failure.encode(), dead=True)
+
+    def _give_up(self, job: Job, why: str) -> None:
+        """It must not start twice, and nobody can tell whether it has."""
+        text = f"it may have started, and must not start twice (at most once): {why}"
+        self._end(job, Cause.GIVEN_UP, Outcome.LOST, Failure("JobLost", text).encode(), dead=True)
+
     def _end(
-        self, job: Job, cause: Cause, outcome: int, payload: bytes, large: tuple[bytes, int] | None = None
+        self,
+        job: Job,
+        cause: Cause,
+        outcome: int,
+        payload: bytes,
+        large: tuple[bytes, int] | None = None,
+        dead: bool = False,
     ) -> None:
-        """The one place where a job gets its outcome. ``large`` comes with a hold on its blob."""
+        """The one place where a job gets its outcome. ``large`` comes with a hold on its blob. ``dead``: it is set
+        aside as a dead letter."""
         move(job, cause)
         job.outcome = OUTCOMES[outcome]
         job.node = None
@@ -875,13 +967,16 @@ class Coordinator:
         record: Record = job.record
         del client.jobs[job.counter]
         record.live -= 1
-        self._unfinished -= 1
-        self._held_bytes -= len(job.payload)
+        self._admission.ended(job)
+        self._payloads.ended(job)
+        if dead:
+            self._dead += 1
+            self._fact("jobs_dead", cause=f"{format_job(job.id)} ({record.spec.name})")
         if job.large is not None:
             self._exchange.release(job.large[0])
         word = job.outcome
         self._finished[word] += 1
-        if self._journal.ended(job, outcome, payload, large, self._wall) and large is not None:
+        if self._journal.ended(job, outcome, payload, large, self._wall, dead) and large is not None:
             self._exchange.hold(large[0])  # for the row
         for session, counter in job.watchers or ():
             watcher = self._clients.get(session)
@@ -918,12 +1013,14 @@ class Coordinator:
             job.retracting = False
             if job.state is State.RUNNING:
                 # It was said to run and is not held any more: its result was lost with the node's memory.
-                self._lost_once(job, back, "its node no longer had it")
+                self._lost_once(job, back, f"node {node.name} no longer had it")
                 continue
             move(job, Cause.RETURNED)
             job.node, job.token = None, 0
             job.attempt -= 1
             back.append(job)
+            if job.once:
+                self._journal.standing(job)
         self._push_back(back, f"node {node.name} has not started them")
 
     def _push_back(self, jobs: list[Job], cause: str) -> None:
@@ -971,7 +1068,8 @@ class Coordinator:
 
     def _cancel_ready(self, job: Job) -> None:
         self._ready.dropped(job)
-        self._end(job, Cause.CANCELLED, Outcome.CANCELLED, Failure("Cancelled", "cancelled before it started").encode())
+        text = "cancelled before it ran again" if job.story else "cancelled before it started"
+        self._end(job, Cause.CANCELLED, Outcome.CANCELLED, Failure("Cancelled", text).encode())
 
     def _not_cancelled(self, client: Client, ids: list[bytes]) -> None:
         self._active[id(client)] = client
@@ -1012,6 +1110,7 @@ class Coordinator:
 
     def _client_left(self, client: Client, reason: str) -> None:
         client.left = client.forgotten = True
+        self._admission.held.pop(client, None)
         self._fact("client_forgotten", session=client.session.hex(), reason=reason)
         self._drop_owed(client)
         self._exchange.forget(client)
@@ -1041,6 +1140,8 @@ class Coordinator:
             job.retracting = False
             if counted:
                 self._lost_once(job, back, f"node {node.name} was lost ({reason})")
+            elif job.once:
+                self._give_up(job, f"node {node.name} {reason}")
             else:
                 move(job, Cause.NODE_LOST)
                 job.node, job.token = None, 0
@@ -1052,14 +1153,17 @@ class Coordinator:
         self._land()
 
     def _lost_once(self, job: Job, back: list[Job], why: str) -> None:
+        retries.remember(job, job.node.name, why, self._wall)
         job.node, job.token = None, 0
-        if after_lost_node(job, self._limits.lost_node_retries):
+        if retries.after_lost_node(job, self._limits.lost_node_retries):
             move(job, Cause.NODE_LOST)
             back.append(job)
             self._journal.standing(job)
-            return
-        text = f"given up after {job.lost_nodes} attempts whose node was lost; the last: {why}"
-        self._end(job, Cause.GIVEN_UP, Outcome.LOST, Failure("JobLost", text).encode())
+        elif job.once:
+            self._give_up(job, why)
+        else:
+            text = why + retries.last_words(job, f"lost_node_retries {self._limits.lost_node_retries}")
+            self._end(job, Cause.GIVEN_UP, Outcome.LOST, Failure("JobLost", text).encode(), dead=True)
 
     def _stalled(self, seconds: float) -> None:
         self._fact("stalled", seconds=seconds)
@@ -1077,7 +1181,7 @@ class Coordinator:
             silent = now - node.heard_at
             if silent >= times.lease_s:
                 self._node_gone(node, f"silent for {silent:.1f} s")
-            elif not node.reachable and now - node.closed_at >= times.gone_s:
+            elif not node.reachable and now - node.closed_at >= times.gone_s and not node.leases.once:
                 self._node_gone(node, "its connection is closed and no new one came")
             elif silent >= times.suspect_s and not node.suspect:
                 node.suspect = True
@@ -1229,13 +1333,13 @@ class Coordinator:
                 "running": load["busy"],
                 "finished": {o.word: n for o, n in self._finished.items()},
             },
+            "dead_letters": self._dead,
             "results_discarded": self._discarded,
             "sessions": len(self._clients),
             **load,
         }
 
 
-_NODE_OUTCOMES = frozenset(int(o) for o in Outcome)
 OUTCOMES = tuple(Outcome)
 
 

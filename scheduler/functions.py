@@ -51,6 +51,8 @@ class Record:
     """Unfinished jobs."""
     number: int = 0
     """Of its row in the store; 0 while there is none."""
+    once: bool = False
+    """Whether its jobs must not start twice."""
     sent: bytes = b""
     """The spec as its clients send it: what the row keeps, so that they find this record after a restart too."""
 
@@ -74,6 +76,7 @@ class Functions:
                 self._prune()
             spec = Spec.decode(raw).owned_by(owner)
             record = Record(spec, spec.encode(), self._time(spec), (spec.labels, spec.python), sent=raw)
+            record.once = spec.rules.at_most_once
             self._records[key] = record
         return record
 

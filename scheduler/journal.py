@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgpack
 
 from cluster.jobs import Outcome
+from scheduler import retries
 from scheduler.clients import Client, Owed
 from scheduler.functions import Functions, Record
 from scheduler.lifecycle import Job
@@ -49,6 +50,20 @@ class OutcomesRead:
 
 
 @dataclass(slots=True)
+class ReadPayloads:
+    """Effect: read the payloads of the unfinished jobs of these ranks. Answered by ``PayloadsRead``."""
+
+    ranks: list[int]
+
+
+@dataclass(slots=True)
+class PayloadsRead:
+    """Event: by rank. What is missing is of jobs that have ended meanwhile."""
+
+    found: dict[int, bytes]
+
+
+@dataclass(slots=True)
 class PruneOutcomes:
     """Effect: forget outcomes older than ``before`` (wall clock), and the oldest above ``keep``; ``most`` of them now.
     Done at once, in a transaction of its own. Answered by ``OutcomesPruned``."""
@@ -78,6 +93,11 @@ def prune(store: Store, effect: PruneOutcomes) -> OutcomesPruned:
     pruned = store.prune(effect.before, effect.keep, effect.most)
     store.commit()
     return OutcomesPruned(pruned.outcomes, pruned.blobs)
+
+
+def read_payloads(store: Store, effect: ReadPayloads) -> PayloadsRead:
+    """What a host does about ``ReadPayloads``."""
+    return PayloadsRead(store.payloads(effect.ranks))
 
 
 def look_up(store: Store, effect: ReadOutcomes) -> OutcomesRead:
@@ -125,22 +145,33 @@ class Journal:
     def refused(self, client: Client, rows: list[tuple[bytes, bytes]], at: float) -> None:
         """Jobs that were not taken have an outcome all the same: (id, failure)."""
         if self.open and rows:
-            self._changes.outcomes += [OutcomeRow(job, 0, Outcome.FAILED, text, None, 0, at, 0) for job, text in rows]
+            self._changes.outcomes += [
+                OutcomeRow(job, 0, Outcome.FAILED, text, None, 0, at, 0, 0, b"") for job, text in rows
+            ]
             self._counter(client)
 
-    def ended(self, job: Job, outcome: int, payload: bytes, large: tuple[bytes, int] | None, at: float) -> bool:
+    def ended(
+        self, job: Job, outcome: int, payload: bytes, large: tuple[bytes, int] | None, at: float, dead: bool
+    ) -> bool:
         """The job has its outcome. Whether a row keeps it, and with it the blob it names."""
         if not self.keeps(job):
             return False
         sha, size = large or (None, 0)
-        self._changes.outcomes.append(OutcomeRow(job.id, job.rank, outcome, payload, sha, size, at, job.attempt))
+        story = retries.pack(job.story) if job.story else b""
+        self._changes.outcomes.append(
+            OutcomeRow(job.id, job.rank, outcome, payload, sha, size, at, job.attempt, int(dead), story)
+        )
         self._changes.standings.pop(job.rank, None)
         return True
 
     def standing(self, job: Job) -> None:
-        """What happened to an unfinished job shall be remembered."""
+        """What happened to an unfinished job shall be remembered; and who has it, if it must not start twice."""
         if self.keeps(job):
-            self._changes.standings[job.rank] = Standing(job.rank, job.attempt, 0, b"", job.lost_nodes)
+            token, node = (job.token, job.node.session) if job.once and job.node is not None else (0, b"")
+            story = retries.pack(job.story)
+            self._changes.standings[job.rank] = Standing(
+                job.rank, job.attempt, token, node, job.lost_nodes, job.crashes, job.memory_kills, story
+            )
 
     def node(self, node: Node) -> None:
         """From now on it may hold attempts."""

@@ -14,6 +14,8 @@ from scheduler.lifecycle import Job
 class Leases:
     def __init__(self) -> None:
         self._held: dict[int, Job] = {}
+        self.once = 0
+        """How many of them must not start twice."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -26,16 +28,21 @@ class Leases:
 
     def grant(self, job: Job) -> None:
         self._held[job.token] = job
+        self.once += job.once
 
     def get(self, token: int) -> Job | None:
         return self._held.get(token)
 
     def end(self, token: int) -> Job | None:
-        return self._held.pop(token, None)
+        job = self._held.pop(token, None)
+        if job is not None:
+            self.once -= job.once
+        return job
 
     def end_all(self) -> list[Job]:
         jobs = list(self._held.values())
         self._held.clear()
+        self.once = 0
         return jobs
 
     def absent_from(self, tokens: Iterable[int]) -> list[Job]:

@@ -6,6 +6,7 @@ with what it knew of the job.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,8 @@ class Cause(Enum):
     NODE_LOST = "its node was lost"
     RESULT = "its result came"
     CANCELLED = "cancelled"
-    GIVEN_UP = "its budget is spent"
+    CRASHED = "its worker died under it"
+    GIVEN_UP = "it may not run again"
     ADOPTED = "the node that holds it has told"
     LEFT_OVER = "no node holds it"
 
@@ -49,18 +51,20 @@ class Cause(Enum):
 TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.ADRIFT, Cause.ADOPTED): State.LEASED,
     (State.ADRIFT, Cause.LEFT_OVER): State.READY,
+    (State.ADRIFT, Cause.GIVEN_UP): State.FINISHED,
     (State.READY, Cause.PLACED): State.LEASED,
     (State.READY, Cause.CANCELLED): State.FINISHED,
-    (State.READY, Cause.GIVEN_UP): State.FINISHED,
     (State.LEASED, Cause.STARTED): State.RUNNING,
     (State.LEASED, Cause.RETURNED): State.READY,
     (State.LEASED, Cause.NODE_LOST): State.READY,
+    (State.LEASED, Cause.CRASHED): State.READY,
     (State.LEASED, Cause.RESULT): State.FINISHED,
     (State.LEASED, Cause.GIVEN_UP): State.FINISHED,
     (State.LEASED, Cause.ADOPTED): State.LEASED,
     (State.RUNNING, Cause.ADOPTED): State.LEASED,
     (State.RUNNING, Cause.RESULT): State.FINISHED,
     (State.RUNNING, Cause.NODE_LOST): State.READY,
+    (State.RUNNING, Cause.CRASHED): State.READY,
     (State.RUNNING, Cause.GIVEN_UP): State.FINISHED,
 }
 
@@ -87,13 +91,26 @@ class Job:
     token: int = 0
     """Of the current attempt; 0 while there is none."""
     node: Any = None
+    size: int = 0
+    """Bytes of its inline payload, wherever that is."""
+    absent: bool = False
+    """Its payload is in the store alone."""
     lost_nodes: int = 0
+    crashes: int = 0
+    memory_kills: int = 0
+    story: Sequence[Any] = ()
+    """Its attempts that are over (``retries.Tried``)."""
     cancel_wished: bool = False
     retracting: bool = False
     last: Cause | None = None
     outcome: Outcome | None = None
     watchers: list[tuple[bytes, int]] | None = None
     """Other sessions that want its outcome, each with a counter of its own."""
+
+    @property
+    def once(self) -> bool:
+        """Whether it must not start twice."""
+        return bool(self.record.once)
 
 
 def move(job: Job, cause: Cause) -> None:

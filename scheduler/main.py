@@ -30,12 +30,20 @@ from cluster.logs import FactLog
 from cluster.packages import own_version
 from cluster.transport import Context, Doors
 from scheduler.coordinator import Coordinator
-from scheduler.journal import PruneOutcomes, ReadOutcomes, SpaceMeasured, look_up, prune
+from scheduler.journal import (
+    PruneOutcomes,
+    ReadOutcomes,
+    ReadPayloads,
+    SpaceMeasured,
+    look_up,
+    prune,
+    read_payloads,
+)
 from scheduler.store import StoreFailed, UnfinishedRow
 from scheduler.store.sqlite import SqliteStore
 
-PAGE = 10_000
-"""Jobs read at a time."""
+PAGE, PAYLOAD_PAGE = 10_000, 1_000
+"""Jobs read at a time, without and with their payloads."""
 
 SPACE_EVERY_S = 0.5
 """A disk that fills at 500 MB/s is noticed before its last 256 MiB are gone."""
@@ -183,7 +191,7 @@ class _Life:
                 settings.times,
                 settings.limits,
                 recovered._replace(blobs=here),
-                _pages(store),
+                _pages(store, settings.limits.payload_memory_bytes),
             )
             sources: list[Source] = [doors, _Refusals(doors, self._log), blobs, self._mailbox, _Space(home.directory)]
             if self._lifeline is not None:
@@ -194,6 +202,7 @@ class _Life:
             performers[Send] = doors.send
             performers[PruneOutcomes] = lambda effect: prune(store, effect)
             performers[ReadOutcomes] = lambda effect: look_up(store, effect)
+            performers[ReadPayloads] = lambda effect: read_payloads(store, effect)
             return Host(actor, sources, performers, self._log, store=store, own_gc=True).run()
 
     def _remove_if_orphaned(self, directory: Path) -> None:
@@ -201,12 +210,18 @@ class _Life:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _pages(store: SqliteStore) -> Iterator[UnfinishedRow]:
-    """All unfinished jobs."""
-    page = store.unfinished(0, PAGE, True)
-    while page:
+def _pages(store: SqliteStore, payload_bytes: int) -> Iterator[UnfinishedRow]:
+    """All unfinished jobs; the first ones with their payloads, up to about that many bytes."""
+    after, read = 0, 0
+    while True:
+        payloads = read < payload_bytes
+        most = PAYLOAD_PAGE if payloads else PAGE
+        page = store.unfinished(after, most, payloads)
         yield from page
-        page = store.unfinished(page[-1].rank, PAGE, True) if len(page) == PAGE else []
+        if len(page) < most:
+            return
+        after = page[-1].rank
+        read += sum(row.payload_bytes for row in page)
 
 
 def tell_ready(fd: int | None, about: dict[str, Any]) -> None:

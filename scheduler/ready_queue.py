@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from scheduler.lifecycle import Job, State
@@ -73,6 +74,15 @@ class ReadyQueue:
     def head(self, demand: Demand) -> Job | None:
         group = self._groups.get(demand)
         return None if group is None else self._head(group)
+
+    def next(self, demand: Demand, count: int) -> Iterator[Job]:
+        """The first entries, of which some may be of jobs that have ended."""
+        return islice(self._groups.get(demand, ()), count)
+
+    def at(self, demand: Demand, place: int) -> Job | None:
+        """The entry at a place not far from the head."""
+        group = self._groups.get(demand)
+        return group[place] if group is not None and place < len(group) else None
 
     def youngest_rank(self, demand: Demand) -> int:
         """Rank of the job accepted last, which may have ended; 0 if there is none."""

@@ -68,7 +68,7 @@ from cluster.session import Link, Verdict
 from node.agent import Agent, Self
 from node.events import Done, Give, Recalled, Run, SpawnWorker, WorkerDone, WorkerGone, WorkerUp
 from scheduler.coordinator import Coordinator
-from scheduler.journal import PruneOutcomes, ReadOutcomes, look_up, prune
+from scheduler.journal import PruneOutcomes, ReadOutcomes, ReadPayloads, look_up, prune, read_payloads
 from scheduler.roster import Node
 from tests.scheduler.store import model
 
@@ -192,6 +192,9 @@ class Play:
                 elif isinstance(effect, ReadOutcomes):
                     assert self.store is not None
                     batch.append(look_up(self.store, effect))
+                elif isinstance(effect, ReadPayloads):
+                    assert self.store is not None
+                    batch.append(read_payloads(self.store, effect))
                 elif isinstance(effect, PruneOutcomes):
                     assert self.store is not None
                     batch.append(prune(self.store, effect))
@@ -482,21 +485,24 @@ class CoordinatorPlay(Play):
         self._routes = 0
         self._sessions = 0
 
-    def _begin(self, epoch: int) -> None:
+    def _begin(self, epoch: int, payloads: int = 1_000_000) -> None:
         assert self.store is not None
         times, limits, seed = self._life
-        recovered, unfinished = self.store.recover(), self.store.unfinished(0, 1_000_000, True)
+        recovered, unfinished = self.store.recover(), self.store.unfinished(0, payloads, True)
+        if len(unfinished) == payloads:
+            unfinished += self.store.unfinished(unfinished[-1].rank, 1_000_000, False)
         self.coordinator = Coordinator(
             epoch, "cluster", VERSION, random.Random(seed), times, limits, recovered, unfinished
         )
         self._actor = self.coordinator
 
-    def restart(self) -> None:
-        """Kill the coordinator and start it again with what its store holds; everyone has to dial anew."""
+    def restart(self, payloads: int = 1_000_000) -> None:
+        """Kill the coordinator and start it again with what its store holds; everyone has to dial anew. ``payloads``:
+        how many of the unfinished jobs' are read at once."""
         assert self.store is not None
         self.store.close()
         self.store = model.ModelStore(self.rows_on_disk)
-        self._begin(self.coordinator.epoch + 1)
+        self._begin(self.coordinator.epoch + 1, payloads)
         for end in self._ends.values():
             end.gets_nothing()
         self._ends.clear()
@@ -555,7 +561,7 @@ class CoordinatorPlay(Play):
     def nothing_kept(self) -> None:
         """No job and no blob is left anywhere."""
         assert not self.disk.blobs and not self.disk.parts, "blobs are left"
-        assert self.coordinator._unfinished == 0 and self.coordinator._held_bytes == 0
+        assert self.coordinator._admission.jobs == 0 and self.coordinator._admission.bytes == 0
         assert not len(self.coordinator._ready)
         for node in self.coordinator._roster:
             assert isinstance(node, Node) and not len(node.leases)
@@ -746,6 +752,7 @@ class SessionPlay(DialerPlay):
         payload: bytes = b"args",
         large: bytes | None = None,
         code: bytes | None = None,
+        block: bool = True,
     ) -> list[int]:
         """The user submits that many; their counters. ``large`` and ``code`` are put on the disk for them."""
         first = self.counter + 1
@@ -757,7 +764,7 @@ class SessionPlay(DialerPlay):
         value = None if code is None else (sha_of(code), code)
         inline = b"" if large is not None else payload
         counters = list(range(first, first + count))
-        self.turn(Offered([Entry(c, spec.encode(), inline, ref, value) for c in counters]))
+        self.turn(Offered([Entry(c, spec.encode(), inline, ref, value, True, block) for c in counters]))
         return counters
 
     def cancel(self, *counters: int) -> None:

@@ -27,7 +27,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -35,7 +35,7 @@ import pytest
 import cluster
 import node
 import scheduler
-from cluster import Client, ClientLimits, Future, LocalCluster, Options, errors
+from cluster import Client, ClientLimits, Future, LocalCluster, Options, client, errors
 from cluster.cli import root
 from cluster.config import AgentLimits, CoordinatorLimits, Times
 
@@ -142,17 +142,20 @@ def constants() -> dict[str, set[float]]:
 # ------------------------------------------------------------------------------------ asking the code
 
 
+def spelled(annotation: object) -> str:
+    """A type as one reads it; of a choice its texts."""
+    choices = get_args(getattr(client, str(annotation), None))
+    return " | ".join(f'"{choice}"' for choice in choices) or str(annotation)
+
+
 def parameters(kind: Callable[..., Any]) -> list[Parameter]:
     """What one gives to make it, of a dataclass its fields."""
     if dataclasses.is_dataclass(kind):
         return [
-            (f.name, str(f.type), f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
+            (f.name, spelled(f.type), f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
             for f in dataclasses.fields(kind)
         ]
-    return [
-        (p.name, str(p.annotation).replace("Transport", '"auto" | "tcp" | "ipc"'), p.default)
-        for p in inspect.signature(kind).parameters.values()
-    ]
+    return [(p.name, spelled(p.annotation), p.default) for p in inspect.signature(kind).parameters.values()]
 
 
 def commands() -> dict[str, click.Command]:
@@ -454,10 +457,6 @@ def test_what_is_killed_does_what_the_readme_says(tmp_path: Path) -> None:
     assert "time.sleep(1)" in program
     (tmp_path / "slow.py").write_text(program.replace("time.sleep(1)", "time.sleep(0.2)"), encoding="utf-8")
     told = re.compile(r"job (\d+): worker (\d+) of node (\S+), agent (\d+)")
-    # Just after a line its worker is about to begin the next job, so either is right.
-    crashed = re.compile(
-        r"the worker process died (under the job|before the job's function began): signal 9 \(SIGKILL\)"
-    )
     lines: list[str] = []
     kills, next_kill, agent_killed = 0, 4, False
     with (
@@ -473,8 +472,7 @@ def test_what_is_killed_does_what_the_readme_says(tmp_path: Path) -> None:
             if found is None:
                 continue
             _, worker, name, agent = found.groups()
-            # An idle worker takes no job with it, so another is killed until one did.
-            if not any(map(crashed.fullmatch, lines)) and len(lines) >= next_kill and name == "node-1":
+            if kills < 3 and len(lines) >= next_kill and name == "node-1":
                 kills, next_kill = kills + 1, len(lines) + 8
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(worker), signal.SIGKILL)
@@ -482,9 +480,7 @@ def test_what_is_killed_does_what_the_readme_says(tmp_path: Path) -> None:
                 agent_killed = True
                 os.kill(int(agent), signal.SIGKILL)
         assert process.wait(WITHIN_S) == 0
-    assert len(lines) == 60 and agent_killed
-    assert 1 <= sum(map(bool, map(crashed.fullmatch, lines))) <= kills
+    assert len(lines) == 60 and agent_killed and kills
     for n, line in enumerate(lines):
-        if not crashed.fullmatch(line):
-            found = told.fullmatch(line)
-            assert found and int(found[1]) == n, line
+        found = told.fullmatch(line)
+        assert found and int(found[1]) == n, line

@@ -70,7 +70,13 @@ class Standing(NamedTuple):
     node: bytes
     """Session of the agent that has that attempt; empty where there is none."""
     lost_nodes: int
-    """Attempts that ended with their node."""
+    """Attempts that ended with their node,"""
+    crashes: int
+    """...with their worker,"""
+    memory_kills: int
+    """...and with their worker because memory ran out."""
+    story: bytes
+    """What became of each attempt so far, as the coordinator packs it."""
 
 
 class OutcomeRow(NamedTuple):
@@ -85,6 +91,10 @@ class OutcomeRow(NamedTuple):
     at: float
     """When, in seconds since the epoch."""
     attempt: int
+    dead: int
+    """1: a dead letter, whose budget for some cause is spent; else 0."""
+    story: bytes
+    """What became of each attempt but the last, as the coordinator packs it."""
 
 
 class NodeRow(NamedTuple):
@@ -113,6 +123,9 @@ class UnfinishedRow(NamedTuple):
     token: int
     node: bytes
     lost_nodes: int
+    crashes: int
+    memory_kills: int
+    story: bytes
 
 
 @dataclass(slots=True)

@@ -34,6 +34,7 @@ from scheduler.store import (
     Recovered,
     SessionRow,
     SpecRow,
+    Standing,
     StoreFailed,
     UnfinishedRow,
 )
@@ -76,12 +77,14 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE jobs (
         rank INTEGER PRIMARY KEY, id BLOB NOT NULL, spec INTEGER NOT NULL, sha BLOB, size INTEGER NOT NULL,
         attempt INTEGER NOT NULL DEFAULT 0, token INTEGER NOT NULL DEFAULT 0, node BLOB NOT NULL DEFAULT x'',
-        lost_nodes INTEGER NOT NULL DEFAULT 0, payload BLOB NOT NULL
+        lost_nodes INTEGER NOT NULL DEFAULT 0, crashes INTEGER NOT NULL DEFAULT 0,
+        memory_kills INTEGER NOT NULL DEFAULT 0, story BLOB NOT NULL DEFAULT x'', payload BLOB NOT NULL
     );
     CREATE INDEX jobs_with_blobs ON jobs (sha, size) WHERE sha IS NOT NULL;
     CREATE TABLE outcomes (
         seq INTEGER PRIMARY KEY, id BLOB NOT NULL, rank INTEGER NOT NULL, outcome INTEGER NOT NULL, sha BLOB,
-        size INTEGER NOT NULL, at REAL NOT NULL, attempt INTEGER NOT NULL, payload BLOB NOT NULL
+        size INTEGER NOT NULL, at REAL NOT NULL, attempt INTEGER NOT NULL, dead INTEGER NOT NULL,
+        story BLOB NOT NULL, payload BLOB NOT NULL
     );
     CREATE UNIQUE INDEX outcomes_by_id ON outcomes (id);
     CREATE INDEX outcomes_with_blobs ON outcomes (sha, size) WHERE sha IS NOT NULL;
@@ -97,7 +100,9 @@ MIGRATIONS: tuple[str, ...] = (
 
 _JOB = ", ".join(JobRow._fields)
 _OUTCOME = ", ".join(OutcomeRow._fields)
-_UNFINISHED = "SELECT id, rank, spec, {}, length(payload), sha, size, attempt, token, node, lost_nodes FROM jobs"
+_STANDING = Standing._fields[1:]
+_UNFINISHED = f"SELECT id, rank, spec, {{}}, length(payload), sha, size, {', '.join(_STANDING)} FROM jobs"
+_STAND = f"UPDATE jobs SET {', '.join(f'{name} = ?{n}' for n, name in enumerate(_STANDING, 2))} WHERE rank = ?1"
 
 
 class SqliteStore:
@@ -319,8 +324,7 @@ class SqliteStore:
             self._insert(f"jobs ({_JOB})", change.jobs)
             self._raise("rank", max(row.rank for row in change.jobs))
         if change.standings:
-            update = "UPDATE jobs SET attempt = ?2, token = ?3, node = ?4, lost_nodes = ?5 WHERE rank = ?1"
-            told = many(update, change.standings.values()).rowcount
+            told = many(_STAND, change.standings.values()).rowcount
             self._all_unfinished(told, len(change.standings), "standings")
         if change.outcomes:
             ranks = [row.rank for row in change.outcomes if row.rank]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cluster import client_session
 from cluster.actor import Drained, Garbled, Rejected, Stalled, Stop
 from cluster.blobs import BlobFailed, ChunkRead, ChunkWritten
-from cluster.client_session import Answered, CancelDenied, GiveUp, Settled
+from cluster.client_session import Answered, CancelDenied, GiveUp, Held, Settled
 from cluster.config import CHUNK_BYTES, INLINE_BYTES, MAX_BATCH, PROTOCOL, ClientLimits
 from cluster.facts import WARNING
 from cluster.jobs import Failure, Outcome, Spec
@@ -26,6 +26,8 @@ from cluster.messages import (
     Chunk,
     ClientHello,
     Fetch,
+    GoOn,
+    Hold,
     NotCancelled,
     Pulse,
     Refusal,
@@ -782,3 +784,75 @@ def test_nothing_that_happens_raises_and_every_job_has_one_outcome(data: st.Data
     gave_up = {c for e in play.effects if isinstance(e, GiveUp) for c in e.counters}
     assert set(counters) == set(play.settled) | play.session._open | gave_up
     assert not set(play.settled) & play.session._open
+
+
+# ------------------------------------------------------------------------------------ a coordinator that is full
+
+
+def test_what_a_full_coordinator_has_not_taken_is_kept_and_handed_in_again(play: SessionPlay) -> None:
+    play.offer(3)
+    play.coordinator.gets(Submit, first=1, payloads=3)
+    play.coordinator.say(Hold(1, "the queue is full"))
+    play.does(Held, reason="the queue is full")
+    (fact,) = play.told("jobs_held")
+    assert fact.level == WARNING and "2 jobs wait to be handed in: the queue is full" in fact.text
+    play.offer(1)
+    play.nothing_else()
+    play.coordinator.say(GoOn())
+    play.does(Held, reason="")
+    play.coordinator.gets(Submit, first=2, payloads=3)
+    play.nothing_else()
+
+
+def test_what_must_not_wait_fails_where_the_coordinator_is_full_and_all_else_goes_on(play: SessionPlay) -> None:
+    play.offer(2, block=False)
+    play.coordinator.gets(Submit)
+    play.coordinator.say(Hold(1, "the queue is full"))
+    play.does(Held)
+    failure = play.failure(2)
+    assert failure.kind == "JobRefused" and "the queue is full" in failure.text
+    assert play.offer(1, block=False) == [3]
+    assert play.failure(3).kind == "JobRefused"
+    play.offer(1)
+    play.nothing_else()
+    play.coordinator.say(GoOn())
+    play.does(Held)
+    play.coordinator.gets(Submit, first=4)
+    play.nothing_else()
+
+
+def test_a_blob_of_a_held_job_stays_offered_and_costs_no_second_upload(play: SessionPlay) -> None:
+    play.offer(large=BLOB)
+    assert play.coordinator.gets_blob(REF[0]) == BLOB
+    play.coordinator.gets(Submit, first=1)
+    play.coordinator.say(Hold(0, "the disk is full"))
+    play.does(Held)
+    play.nothing_else()
+    play.coordinator.say(GoOn())
+    play.does(Held)
+    play.coordinator.gets(Chunk, sha=REF[0], offset=0)
+    play.coordinator.say(Taken(*REF))
+    play.coordinator.gets(Submit, first=1)
+    play.nothing_else()
+
+
+def test_a_held_job_that_is_cancelled_gives_its_blob_up(play: SessionPlay) -> None:
+    play.offer(large=BLOB)
+    play.coordinator.gets_blob(REF[0])
+    play.coordinator.gets(Submit, first=1)
+    play.coordinator.say(Hold(0, "the disk is full"))
+    play.does(Held)
+    play.cancel(1)
+    play.coordinator.gets(Chunk, sha=REF[0], size=0)
+    assert play.outcome(1) is Outcome.CANCELLED
+
+
+def test_a_new_link_tries_again(play: SessionPlay) -> None:
+    play.offer(2)
+    play.coordinator.gets(Submit)
+    play.coordinator.say(Hold(1, "the queue is full"))
+    play.does(Held)
+    rejoins(play, accepted=1)
+    play.does(Held, reason="")
+    play.coordinator.gets(Submit, first=2, payloads=1)
+    play.nothing_else()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.actor import Header, Send
-from cluster.config import ACK_DELAY_S, ACK_EVERY, HASTY_LINKS, HELLO_RETRY_MAX_S, LINK_HOLDS_S
+from cluster.config import ACK_DELAY_S, ACK_EVERY, HASTY_LINKS, HELLO_RETRY_MAX_S, LEASE_MARGIN, LINK_HOLDS_S
 from cluster.messages import Accepted, ClientHello, Message, Pulse, Refusal, Resync, Taken, Welcome
 from cluster.session import Dialer, Link, Verdict
 
@@ -291,3 +291,29 @@ def test_links_that_the_network_cuts_are_opened_again_at_once_however_often() ->
         d.hears(Welcome(3, True, 0, 1.0, 10.0))
         d.now += 0.1
         d.dialer.disconnected()
+
+
+# ------------------------------------------------------------------------------------ leases
+
+
+def test_a_lease_is_counted_from_the_sending_of_what_the_other_side_is_known_to_have_had() -> None:
+    dialer = Dialer(lambda: ClientHello(1, bytes(8), "", "", 0, 0))
+    lease_s = dialer.times.lease_s * (1 - LEASE_MARGIN)
+    assert dialer.leased_until < 0
+    (hello,) = dialer.connected(10.0)
+    link = hello.header.link
+    dialer.receive(Header(link, 1, 0), Welcome(1, False, 0, 1.0, 10.0), 10.7)
+    assert dialer.leased_until == 10.0 + lease_s
+    (first,) = dialer.due(11.0, Pulse, 1.0)
+    (second,) = dialer.due(12.0, Pulse, 1.0)
+    assert dialer.leased_until == 10.0 + lease_s
+    dialer.receive(Header(link, 2, first.header.seq), Pulse(), 12.1)
+    assert dialer.leased_until == 11.0 + lease_s
+    dialer.receive(Header(link, 3, second.header.seq), Pulse(), 12.2)
+    assert dialer.leased_until == 12.0 + lease_s
+    dialer.disconnected()
+    assert dialer.leased_until == 12.0 + lease_s, "a link that is gone takes no lease with it"
+    (hello,) = dialer.connected(15.0)
+    assert dialer.leased_until == 12.0 + lease_s
+    dialer.receive(Header(hello.header.link, 1, 0), Welcome(1, False, 0, 1.0, 10.0), 15.1)
+    assert dialer.leased_until == 15.0 + lease_s

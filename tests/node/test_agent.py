@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cluster.actor import Drained, Garbled, Rejected, Stalled, Stop, WallClockJumped
 from cluster.blobs import BlobFailed, ChunkRead, ChunkWritten
-from cluster.config import CHUNK_BYTES, PROTOCOL, AgentLimits
-from cluster.jobs import Failure, Outcome, Spec
+from cluster.config import CHUNK_BYTES, LEASE_MARGIN, PROTOCOL, AgentLimits, Times
+from cluster.jobs import End, Failure, Rules, Spec
 from cluster.messages import (
     Accepted,
     Assign,
@@ -33,7 +33,7 @@ from cluster.messages import (
 )
 from node.agent import LeaveWished, VitalsTaken
 from node.events import Done, Give, KillWorker, Recall, Recalled, SpawnWorker, WorkerDone, WorkerGone, WorkerUp
-from tests.playbook import CLIENT_KEY, SPEC, SUCCEEDED, AgentPlay, any_message, sha_of
+from tests.playbook import CLIENT_KEY, SPEC, START, SUCCEEDED, AgentPlay, any_message, sha_of
 
 BLOB = bytes(range(256)) * 400
 LONG_BLOB = b"0123456789abcdef" * (5 * CHUNK_BYTES // 32)
@@ -65,7 +65,7 @@ def gets_results(play: AgentPlay, *tokens: int) -> Finished:
 
 def gets_failure(play: AgentPlay, token: int, kind: str) -> str:
     got = gets_results(play, token)
-    assert got.outcomes == [Outcome.FAILED]
+    assert got.ends != [End.SUCCEEDED]
     failure = Failure.decode(got.payloads[0])
     assert failure.kind == kind
     return failure.text
@@ -233,7 +233,7 @@ def test_an_attempt_is_given_run_told_and_forgotten_once_acknowledged(play: Agen
     run = play.gives(1)[0]
     assert (run.attempt, run.payload, run.spec) == (1, b"args", SPEC)
     play.done(1)
-    got = play.coordinator.gets(Finished, tokens=[1], outcomes=[SUCCEEDED], payloads=[b"result"], large=[])
+    got = play.coordinator.gets(Finished, tokens=[1], ends=[End.SUCCEEDED], payloads=[b"result"], large=[])
     assert (got.run_us, got.workers) == ([50], [1000])
     assert play.held() == [1]
     play.coordinator.acknowledges()
@@ -804,6 +804,76 @@ def test_a_result_discarded_in_mid_upload_is_withdrawn() -> None:
 
 
 # ------------------------------------------------------------------------------------ garbage
+
+
+ONCE = Spec("app:pay", False, b"pickled reference", rules=Rules(at_most_once=True))
+LEASE_S = Times().lease_s * (1 - LEASE_MARGIN)
+
+
+def test_what_must_not_start_twice_is_given_within_the_lease_and_alone() -> None:
+    play = AgentPlay(slots=2)
+    play.registers()
+    first, second, third = play.assign(3, spec=ONCE, expected_us=10)
+    (run,) = play.gives(first)
+    (other,) = play.gives(second, slot=1)
+    welcomed_at = START.mono
+    assert run.start_by == other.start_by == welcomed_at + LEASE_S
+    play.done(first)
+    play.gives(third)
+    play.coordinator.gets(Finished, tokens=[first])
+    play.nothing_else()
+
+
+def test_the_lease_counts_from_the_sending_of_the_last_beat_that_was_acknowledged(play: AgentPlay) -> None:
+    play.coordinator.deaf = True
+    play.wait(1.5)  # the next beat is on its way, or lost
+    (run,) = play.gives(*play.assign(spec=ONCE))
+    assert run.start_by == pytest.approx(START.mono + LEASE_S)
+
+
+def test_after_its_lease_it_is_not_given_until_the_coordinator_has_heard_of_us_again(play: AgentPlay) -> None:
+    play.coordinator.deaf = True
+    play.coordinator.live(10)  # it speaks, and has heard nothing
+    (token,) = play.assign(spec=ONCE)
+    play.nothing_else()
+    (usual,) = play.assign()
+    play.gives(usual)
+    play.done(usual)
+    play.coordinator.deaf = False
+    play.disconnect()
+    play.connect()
+    play.coordinator.gets(NodeHello, tokens=[token, usual])
+    play.coordinator.welcomes()
+    (run,) = play.gives(token)
+    assert run.start_by == pytest.approx(play.now.mono + LEASE_S)
+
+
+def test_one_whose_time_to_start_was_over_waits_for_the_next_lease(play: AgentPlay) -> None:
+    (token,) = play.assign(spec=ONCE)
+    play.gives(token)
+    play.turn(WorkerDone(0, 1000, [Done(token, End.UNSTARTED, b"", None, 1)]))
+    play.gives(token)
+    assert play.held() == [token]
+
+
+def test_an_agent_that_leaves_gives_back_what_it_has_not_started(play: AgentPlay) -> None:
+    started, waiting = play.assign(2, spec=ONCE)
+    play.gives(started)
+    play.turn(LeaveWished("told to stop"), Drained())
+    play.coordinator.gets(Returned, tokens=[waiting], kept=[])
+    play.coordinator.gets(Bye)
+    play.does(Stop)
+    play.nothing_else()
+
+
+def test_a_death_says_whether_memory_ran_out(play: AgentPlay) -> None:
+    for out_of_memory, end in ((False, End.CRASHED), (True, End.MEMORY)):
+        (token,) = play.assign()
+        play.gives(token)
+        play.turn(WorkerGone(0, 1000, "signal 9 (SIGKILL)", token, True, [], out_of_memory))
+        assert play.coordinator.gets(Finished, tokens=[token]).ends == [end]
+        play.does(SpawnWorker)
+        play.turn(WorkerUp(0, 1000))
 
 
 def test_what_an_agent_is_not_told_is_dropped_and_noted(play: AgentPlay) -> None:

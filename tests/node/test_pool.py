@@ -20,7 +20,7 @@ import pytest
 
 from cluster import payload
 from cluster.config import INLINE_BYTES
-from cluster.jobs import Failure, Outcome, Spec
+from cluster.jobs import End, Failure, Spec
 from node import worker as program
 from node.events import (
     Done,
@@ -152,7 +152,7 @@ class Host:
 
     def value(self, row: Done) -> Any:
         raw = self.blobs.joinpath(row.large[0].hex()).read_bytes() if row.large else row.payload
-        return payload.unpack_result(raw) if row.outcome == Outcome.SUCCEEDED else Failure.decode(raw)
+        return payload.unpack_result(raw) if row.end == End.SUCCEEDED else Failure.decode(raw)
 
     def gone(self) -> WorkerGone:
         self.wait(lambda: self.of(WorkerGone))

@@ -114,11 +114,13 @@ class Wire:
         fields: tuple[Any, ...] = msgpack.unpackb(self.ours.recv(1 << 20), use_list=False)
         return fields
 
-    def send(self, name: str, *args: Any, token: int = 1, code: bytes = b"") -> None:
-        self.send_packed(code or f"cjobs\n{name}\n.".encode(), payload.pack_call(args, {}), token)
+    def send(self, name: str, *args: Any, token: int = 1, code: bytes = b"", start_by: float = 0.0) -> None:
+        self.send_packed(code or f"cjobs\n{name}\n.".encode(), payload.pack_call(args, {}), token, start_by)
 
-    def send_packed(self, code: bytes, arguments: bytes | payload.LargePayload, token: int = 1) -> None:
-        self.ours.send(msgpack.packb((token, b"j" * 16, 1, False, code, "name", arguments, b"")))
+    def send_packed(
+        self, code: bytes, arguments: bytes | payload.LargePayload, token: int = 1, start_by: float = 0.0
+    ) -> None:
+        self.ours.send(msgpack.packb((token, b"j" * 16, 1, False, code, "name", arguments, b"", start_by)))
 
     def call(self, name: str, *args: Any, code: bytes = b"") -> Any:
         self.send(name, *args, code=code)
@@ -226,7 +228,7 @@ def test_whatever_a_job_does_short_of_dying_fails_it_alone(wire: Wire, job: str,
 
 
 def test_arguments_that_do_not_load_fail_the_job_alone(wire: Wire) -> None:
-    wire.ours.send(msgpack.packb((1, b"", 1, False, b"cjobs\ncalls\n.", "calls", b"junk", b"")))
+    wire.ours.send(msgpack.packb((1, b"", 1, False, b"cjobs\ncalls\n.", "calls", b"junk", b"", 0)))
     failure = Failure.decode(wire.receive()[2])
     assert failure.kind == "SerializationError" and "arguments" in failure.text
     assert wire.call("calls") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.actor import Drained, Garbled, Identity, Received, Stalled, Unroutable, WallClockJumped
 from cluster.blobs import BlobFailed, ChunkRead, ChunkWritten
 from cluster.config import CHUNK_BYTES, CHUNKS_IN_FLIGHT, MAX_BATCH, PROTOCOL, CoordinatorLimits, Times
-from cluster.jobs import Outcome, Spec
+from cluster.jobs import End, Failure, Outcome, Rules, Spec
 from cluster.messages import (
     Accepted,
     Answer,
@@ -25,6 +26,8 @@ from cluster.messages import (
     Discard,
     Fetch,
     Finished,
+    GoOn,
+    Hold,
     Message,
     NodeHello,
     NotCancelled,
@@ -37,6 +40,7 @@ from cluster.messages import (
     Started,
     Submit,
     Taken,
+    Watch,
     Welcome,
 )
 from tests.playbook import (
@@ -188,7 +192,7 @@ def test_a_message_by_another_key_on_a_known_route_is_not_taken(play: Coordinato
     client.identity = CLIENT_KEY._replace(key="other")
     client.submit()
     client.gets(Resync)
-    assert play.coordinator._unfinished == 0
+    assert play.coordinator._admission.jobs == 0
     play.nothing_else()
 
 
@@ -378,7 +382,7 @@ def test_a_duplicate_is_dropped(play: CoordinatorPlay) -> None:
     client = play.client()
     client.repeat(client.submission())
     client.gets_accepted(1)
-    assert play.coordinator._unfinished == 1
+    assert play.coordinator._admission.jobs == 1
     play.nothing_else()
 
 
@@ -541,7 +545,10 @@ def test_after_too_many_lost_nodes_a_job_is_lost_in_words() -> None:
     for life in (1, 2):
         play.node("n1", incarnation=life).gets(Assign, attempts=[life])
     play.node("n1", incarnation=3)
-    assert "given up after 2 attempts whose node was lost" in client.gets_failure(1, Outcome.LOST).text
+    text = client.gets_failure(1, Outcome.LOST).text
+    assert "given up (lost_node_retries 1): attempt 1 on node n1: node n1 was lost (a new life" in text
+    assert "attempt 2 on node n1" in text
+    assert play.told("jobs_dead")
     play.nothing_else()
     play.nothing_kept()
 
@@ -719,7 +726,7 @@ def test_nobody_cancels_the_jobs_of_another_session(play: CoordinatorPlay) -> No
     client.gets_accepted(1)
     other.say(Cancel([client.job(1)]))
     other.gets(NotCancelled)
-    assert play.coordinator._unfinished == 1
+    assert play.coordinator._admission.jobs == 1
     play.nothing_else()
 
 
@@ -793,24 +800,147 @@ def test_cancelled_jobs_do_not_pile_up_behind_one_that_waits(play: CoordinatorPl
 # ------------------------------------------------------------------------------------ limits and refusals
 
 
-def test_a_full_queue_refuses_with_its_figures() -> None:
+def test_a_full_queue_holds_who_hands_in_with_its_figures_and_lets_go_on_when_there_is_room() -> None:
     play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=2))
-    client = play.client()
+    client, other = play.client(), play.client()
     client.submit(3)
-    text = client.gets_failure(3).text
-    assert "the queue is full: 2 unfinished jobs (max_jobs 2)" in text
+    assert "the queue is full: 2 unfinished jobs (max_jobs 2)" in client.gets(Hold, through=2).reason
+    client.submit(1)  # sent before it had read that
+    play.nothing_else()
+    other.submit(1)
+    other.gets(Hold, through=0)
     client.cancel(1)
+    client.gets(GoOn)
     client.gets_results(1)
-    client.submit()
-    client.gets_accepted(4)
+    other.gets(GoOn)
+    client.submit(2, first=3)
+    client.gets(Hold, through=3)
+    other.cancel(9)
+    other.gets(NotCancelled)
+    play.nothing_else()
+    assert play.coordinator._admission.jobs == 2
+
+
+def test_what_was_sent_before_the_word_to_go_on_was_read_does_not_count() -> None:
+    play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=1))
+    client = play.client()
+    client.submit(2)
+    client.gets(Hold, through=1)
+    with play.one_turn():
+        client.cancel(1)
+        client.say(client.submission(1, first=3))
+    client.gets(GoOn)
+    client.gets_results(1)
+    assert play.coordinator._admission.jobs == 0, "job 3 was taken, and job 2 never would be"
+    client.say(client.submission(2, first=2))
+    client.gets(Hold, through=2)
     play.nothing_else()
 
 
-def test_full_memory_refuses_with_its_figures() -> None:
+def test_a_new_link_asks_anew_whether_there_is_room() -> None:
+    play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=1))
+    client = play.client()
+    client.submit(2)
+    client.gets(Hold, through=1)
+    client.joins(accepted=1)
+    client.say(client.submission(1, first=2))
+    client.gets(Hold, through=1)
+    client.cancel(1)
+    client.gets(GoOn)
+    client.gets_results(1)
+    play.nothing_else()
+
+
+def test_so_many_bytes_of_arguments_are_a_full_queue_too() -> None:
     play = CoordinatorPlay(limits=CoordinatorLimits(max_job_bytes=1_000))
     client = play.client()
     client.submit(3, payload=bytes(600))
-    assert "1200 bytes (max_job_bytes 1000)" in client.gets_failure(3).text
+    assert "1200 bytes of arguments (max_job_bytes 1000)" in client.gets(Hold, through=2).reason
+    play.nothing_else()
+
+
+def test_what_only_memory_has_is_bounded_by_memory() -> None:
+    play = CoordinatorPlay(limits=CoordinatorLimits(payload_memory_bytes=1_000), durable=True)
+    client = play.client()
+    client.submit(3, payload=bytes(600), spec=replace(SPEC, durable=False))
+    assert "1200 bytes" in client.gets(Hold, through=2).reason
+    play.nothing_else()
+
+
+def test_a_watch_while_held_is_not_taken_before_what_is_held() -> None:
+    play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=1))
+    client = play.client()
+    client.submit(2)
+    client.gets(Hold, through=1)
+    client.say(Watch([3], [client.job(1)]))
+    client.cancel(1)
+    client.gets(GoOn)
+    client.gets_results(1)
+    client.say(client.submission(1, first=2))
+    client.say(Watch([3], [client.job(2)]))
+    client.cancel(2)
+    client.gets_results(2, 3)
+    play.nothing_else()
+
+
+# ------------------------------------------------------------------------------------ dead letters
+
+
+def crashed(node: FakeNode, token: int, end: End = End.CRASHED, how: str = "signal 11") -> None:
+    node.finishes(token, payload=Failure("WorkerCrashed", f"the worker process died: {how}").encode(), outcome=end)
+
+
+def test_a_job_whose_worker_died_runs_again_until_its_budget_is_spent(play: CoordinatorPlay) -> None:
+    node, client = play.node("n1"), play.client()
+    client.submit()
+    for attempt in (1, 2, 3):
+        assign = node.gets(Assign, attempts=[attempt])
+        crashed(node, assign.tokens[0], how=f"signal {attempt}")
+    failure = client.gets_failure(1)
+    assert failure.kind == "WorkerCrashed"
+    assert failure.text == (
+        "the worker process died: signal 3. It is given up (crash_retries 2): "
+        + "; ".join(f"attempt {n} on node n1: the worker process died: signal {n}" for n in (1, 2, 3))
+    )
+    (dead,) = play.told("jobs_dead")
+    assert "app:task" in dead.text
+    assert play.asks(client, "status")["dead_letters"] == 1
+    play.nothing_else()
+    play.nothing_kept()
+
+
+def test_causes_are_counted_apart() -> None:
+    play = CoordinatorPlay(limits=CoordinatorLimits(lost_node_retries=1))
+    client = play.client()
+    client.submit(spec=replace(SPEC, rules=Rules(crash_retries=1, memory_retries=1)))
+    node = play.node("n1", incarnation=1)
+    crashed(node, node.gets(Assign).tokens[0])
+    client.gets_accepted(1)
+    crashed(node, node.gets(Assign).tokens[0], End.MEMORY)
+    node.gets(Assign, attempts=[3])
+    node = play.node("n1", incarnation=2)
+    crashed(node, node.gets(Assign, attempts=[4]).tokens[0], End.MEMORY)
+    assert "(memory_retries 1): attempt 1 on node n1" in client.gets_failure(1).text
+    play.nothing_else()
+    play.nothing_kept()
+
+
+def test_without_a_budget_the_first_death_is_the_outcome(play: CoordinatorPlay) -> None:
+    node, client = play.node("n1"), play.client()
+    client.submit(spec=replace(SPEC, rules=Rules(crash_retries=0)))
+    crashed(node, node.gets(Assign).tokens[0])
+    assert client.gets_failure(1).text == "the worker process died: signal 11"
+    play.nothing_else()
+
+
+def test_a_job_that_waits_to_run_again_can_be_cancelled(play: CoordinatorPlay) -> None:
+    node, client = play.node("n1"), play.client()
+    client.submit()
+    token = node.gets(Assign).tokens[0]
+    client.cancel(1)
+    node.gets(Retract, tokens=[token])
+    crashed(node, token)
+    assert "before it ran again" in client.gets_failure(1, Outcome.CANCELLED).text
     play.nothing_else()
 
 
@@ -829,7 +959,7 @@ def test_an_unusable_description_fails_its_jobs_alone(play: CoordinatorPlay, raw
     got = client.gets_results(1, 3, outcome=Outcome.FAILED)
     assert word in got.payloads[0].decode(errors="replace")
     assert b"names a spec its message lacks" in got.payloads[1]
-    assert play.coordinator._unfinished == 1
+    assert play.coordinator._admission.jobs == 1
     play.nothing_else()
 
 
@@ -1161,11 +1291,15 @@ def test_a_result_that_did_not_arrive_is_a_lost_job(play: CoordinatorPlay) -> No
     play.nothing_else()
 
 
-def test_a_refused_job_keeps_no_blob() -> None:
+def test_a_held_job_s_blob_is_kept_till_it_is_handed_in_or_withdrawn() -> None:
     play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=0))
     client = play.client()
-    client.submit(1, large=[client.hands_over(BLOB)])
-    client.gets_failure(1)
+    sha, size = client.hands_over(BLOB)
+    client.submit(1, large=[(sha, size)])
+    client.gets(Hold, through=0)
+    assert play.disk.blobs
+    client.say(Chunk(sha, 0, 0, b""))
+    client.gets(Taken, sha=sha, through=0)
     play.nothing_else()
     play.nothing_kept()
 
@@ -1175,7 +1309,7 @@ def test_rows_that_share_a_blob_with_a_refused_row_keep_it(play: CoordinatorPlay
     ref = client.hands_over(BLOB)
     client.say(Submit(1, [b"\xc1", SPEC.encode()], [0, 1], [b"", b""], [[0, *ref], [1, *ref]], []))
     client.gets_failure(1)
-    assert play.coordinator._unfinished == 1 and play.disk.blobs
+    assert play.coordinator._admission.jobs == 1 and play.disk.blobs
     play.nothing_else()
 
 
@@ -1336,7 +1470,7 @@ def test_nothing_that_peers_say_raises(data: st.DataObject) -> None:
             chaos.says(1 + n, Cancel([chaos.clients[n].job(c) for c in counters]))
     live = sum(len(c.jobs) for c in chaos.play.coordinator._clients)
     ready, leased = len(chaos.play.coordinator._ready), sum(len(n.leases) for n in chaos.play.coordinator._roster)
-    assert chaos.play.coordinator._unfinished == live == ready + leased
+    assert chaos.play.coordinator._admission.jobs == live == ready + leased
 
 
 def test_a_message_from_a_connection_that_was_taken_over_is_not_taken(play: CoordinatorPlay) -> None:

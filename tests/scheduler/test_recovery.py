@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.actor import Unroutable
 from cluster.config import CoordinatorLimits, Times
-from cluster.jobs import Failure, Outcome, Spec
+from cluster.jobs import Failure, Outcome, Rules, Spec
 from cluster.messages import (
     Accepted,
     Assign,
     Awaiting,
+    Bye,
     Discard,
     Fetch,
+    GoOn,
+    Hold,
     NotCancelled,
     Refusal,
     Results,
+    Returned,
+    Started,
     Taken,
     Watch,
     Welcome,
@@ -24,6 +30,7 @@ from scheduler.journal import SpaceMeasured
 from scheduler.lifecycle import State
 from tests.playbook import SPEC, CoordinatorPlay, sha_of
 
+ONCE = Spec("app:pay", False, b"pickled reference", rules=Rules(at_most_once=True))
 VOLATILE = Spec("app:task", False, b"pickled reference", durable=False)
 
 
@@ -248,7 +255,7 @@ def test_lost_nodes_are_counted_across_restarts(play: CoordinatorPlay) -> None:
     client.joins(accepted=1)
     client.say(Awaiting([1]))
     failure: Failure = client.gets_failure(1, Outcome.LOST)
-    assert "given up after 4 attempts whose node was lost" in failure.text
+    assert "given up (lost_node_retries 3)" in failure.text and "attempt 4 on node n3" in failure.text
 
 
 def test_a_refused_job_keeps_its_refusal(play: CoordinatorPlay) -> None:
@@ -303,7 +310,7 @@ def test_outcomes_are_kept_for_their_time_and_no_longer() -> None:
     assert not play.rows_on_disk.rows.outcomes
 
 
-def test_at_the_watermark_submissions_are_refused_outcomes_are_taken_and_room_opens_it_again(
+def test_at_the_watermark_submissions_wait_outcomes_are_taken_and_room_opens_it_again(
     play: CoordinatorPlay,
 ) -> None:
     client = play.client()
@@ -315,15 +322,16 @@ def test_at_the_watermark_submissions_are_refused_outcomes_are_taken_and_room_op
     play.turn(SpaceMeasured(900))
     assert len(play.told("disk_low")) == 1
     client.submit()
-    failure = client.gets_failure(2)
-    assert failure.kind == "JobRefused" and "1000 bytes are free" in failure.text and "min_free_bytes" in failure.text
+    reason = client.gets(Hold, through=1).reason
+    assert "1000 bytes are free" in reason and "min_free_bytes" in reason
     node.finishes(assign.tokens[0])
     client.gets_results(1, outcome=Outcome.SUCCEEDED)
     play.turn(SpaceMeasured(1 << 30))
     assert len(play.told("disk_well")) == 1
-    client.submit()
-    node.gets(Assign, jobs=[client.job(3)])
-    client.gets_accepted(3)
+    client.gets(GoOn)
+    client.say(client.submission(1, first=2))
+    node.gets(Assign, jobs=[client.job(2)])
+    client.gets_accepted(2)
 
 
 # ------------------------------------------------------------------------------------ by its id
@@ -466,3 +474,157 @@ def test_a_session_that_was_forgotten_with_nothing_left_to_do_is_told_so_until_i
     assert not client.joins(accepted=1).resumed
     client.say(Awaiting([1]))
     client.gets_results(1)
+
+
+# ------------------------------------------------------------------------------------ at most once
+
+
+def test_a_job_that_must_not_start_twice_is_lost_with_its_node_in_words(play: CoordinatorPlay) -> None:
+    client, node = play.client(), play.node("n1")
+    client.submit(spec=ONCE)
+    node.gets(Assign, jobs=1)
+    client.gets_accepted(1)
+    play.wait(11)
+    failure = client.gets_failure(1, Outcome.LOST)
+    assert failure.kind == "JobLost" and "may have started, and must not start twice" in failure.text
+    assert play.told("jobs_dead")
+    play.node("n2")
+    play.nothing_else()
+
+
+def test_a_closed_connection_alone_does_not_end_the_lease_of_what_must_not_start_twice(play: CoordinatorPlay) -> None:
+    client, node = play.client(), play.node("n1")
+    client.submit(spec=ONCE)
+    token = node.gets(Assign).tokens[0]
+    client.gets_accepted(1)
+    play.turn(Unroutable(node.route))
+    play.wait(9)
+    play.nothing_else()
+    node.joins((token, client.job(1), 1))
+    node.finishes(token)
+    client.gets_results(1, outcome=Outcome.SUCCEEDED)
+
+
+def test_its_own_agent_s_word_that_it_never_started_it_makes_it_ready_again(play: CoordinatorPlay) -> None:
+    client, node = play.client(), play.node("n1")
+    client.submit(spec=ONCE)
+    first = node.gets(Assign).tokens[0]
+    client.gets_accepted(1)
+    node.say(Returned([first], []))
+    second = node.gets(Assign, attempts=[1]).tokens[0]
+    node.joins()  # and this one never arrived
+    third = node.gets(Assign).tokens[0]
+    assert first < second < third
+    node.say(Started([third]))
+    node.joins()  # it had it, and has it no more
+    assert "may have started" in client.gets_failure(1, Outcome.LOST).text
+    play.nothing_else()
+
+
+def test_a_node_that_leaves_takes_what_it_may_have_started_with_it(play: CoordinatorPlay) -> None:
+    client, node = play.client(), play.node("n1", slots=2)
+    client.submit(2, spec=ONCE)
+    tokens = node.gets(Assign).tokens
+    client.gets_accepted(2)
+    node.say(Returned([tokens[0]], []))
+    node.gets(Assign, jobs=[client.job(1)])
+    node.say(Bye("told to stop"))
+    client.gets_results(1, 2, outcome=Outcome.LOST)
+
+
+def test_it_is_never_placed_ahead_of_need(play: CoordinatorPlay) -> None:
+    client, node = play.client(), play.node("n1")
+    client.submit(spec=ONCE)
+    node.finishes(node.gets(Assign).tokens[0], run_us=10)
+    client.gets(Results)
+    client.submit(5, spec=ONCE)
+    node.gets(Assign, jobs=1)
+    play.nothing_else()
+
+
+def test_a_crash_is_its_end(play: CoordinatorPlay) -> None:
+    client, node = play.client(), play.node("n1")
+    client.submit(spec=ONCE)
+    node.finishes(node.gets(Assign).tokens[0], payload=Failure("WorkerCrashed", "signal 11").encode(), outcome=2)
+    assert client.gets_failure(1).kind == "WorkerCrashed"
+    play.nothing_else()
+
+
+def test_after_a_restart_the_session_that_may_have_started_it_decides(play: CoordinatorPlay) -> None:
+    client, node, other = play.client(), play.node("n1", slots=2), play.node("n2", slots=1)
+    client.submit(3, spec=ONCE)
+    here = node.gets(Assign)
+    there = other.gets(Assign)
+    client.gets_accepted(3)
+    play.restart()
+    node.joins((here.tokens[0], here.jobs[0], 1))
+    play.nothing_else()
+    later = play.new_node("n2", incarnation=9, previous=other.session)
+    later.joins()
+    assert later.gets(Assign).jobs == [here.jobs[1]], "n1 has said that it never had it"
+    client.joins(accepted=3)
+    lost = client.gets_results(int.from_bytes(there.jobs[0][8:], "big"), outcome=Outcome.LOST)
+    assert "did not come back after a restart" in Failure.decode(lost.payloads[0]).text
+    play.nothing_else()
+
+
+def test_what_was_never_assigned_is_run_after_a_restart(play: CoordinatorPlay) -> None:
+    client = play.client()
+    client.submit(spec=ONCE)
+    client.gets_accepted(1)
+    play.restart()
+    play.node("n1").gets(Assign, jobs=[client.job(1)])
+
+
+def test_what_is_not_durable_cannot_be_at_most_once(play: CoordinatorPlay) -> None:
+    client = play.client()
+    client.submit(spec=Spec("app:pay", False, b"x", durable=False, rules=Rules(at_most_once=True)))
+    assert "must be durable" in client.gets_failure(1).text
+
+
+# ------------------------------------------------------------------------------------ deep queues
+
+
+def deep(most: int = 100) -> CoordinatorPlay:
+    return CoordinatorPlay(durable=True, limits=CoordinatorLimits(payload_memory_bytes=most))
+
+
+def test_payloads_of_a_deep_queue_are_read_again_before_their_turn() -> None:
+    play = deep()
+    client = play.client()
+    for n in range(8):
+        client.submit(payload=b"%d" % n * 50)
+    client.gets_accepted(8)
+    assert play.coordinator._payloads.bytes <= 150
+    assert play.coordinator._payloads.absent == 6
+    node = play.node("n1")
+    for n in range(8):
+        assign = node.gets(Assign, payloads=[b"%d" % n * 50])
+        node.finishes(*assign.tokens)
+        client.gets_results(n + 1)
+    assert (play.coordinator._payloads.bytes, play.coordinator._payloads.absent) == (0, 0)
+    play.nothing_else()
+
+
+def test_a_job_that_comes_back_has_its_payload_read_again() -> None:
+    play = deep(10)
+    client, node = play.client(), play.node("n1")
+    client.submit(payload=b"x" * 50)
+    token = node.gets(Assign, payloads=[b"x" * 50]).tokens[0]
+    client.gets_accepted(1)
+    assert play.coordinator._payloads.bytes == 0
+    node.say(Returned([token], []))
+    node.gets(Assign, payloads=[b"x" * 50])
+    play.nothing_else()
+
+
+def test_a_restart_reads_only_so_many_payloads_and_the_rest_in_time() -> None:
+    play = deep()
+    client = play.client()
+    client.submit(6, payload=b"y" * 50)
+    client.gets_accepted(6)
+    play.restart(payloads=2)
+    assert (play.coordinator._payloads.bytes, play.coordinator._payloads.absent) == (100, 4)
+    node = play.node("n1", slots=6)
+    assert node.gets(Assign, jobs=2).payloads == [b"y" * 50] * 2
+    assert node.gets(Assign, jobs=4).payloads == [b"y" * 50] * 4

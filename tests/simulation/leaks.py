@@ -40,7 +40,9 @@ def _short(value: Any) -> str:
 def _of_coordinator(machine: CoordinatorMachine, world: World) -> Iterator[str]:
     it = machine.coordinator
     rows = world.kept.rows.rows
-    yield from _left(it, "_unfinished", "_ready", "_held_bytes", "_adrift")
+    yield from _left(it, "_ready", "_adrift")
+    yield from _left(it._admission, "jobs", "bytes", "volatile_bytes", "held")
+    yield from _left(it._payloads, "bytes", "absent", "_reading")
     yield from _left(machine, "_held", "_under_way")
     yield from _left(rows, "jobs", "standings")
     if rows.nodes and rows.nodes.keys() != {node.name for node in it._roster}:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.ids import format_job
-from cluster.jobs import Failure, Outcome
+from cluster.jobs import Failure, Outcome, Rules, Spec
 from tests.simulation.work import Work, outcome_of, sha
 
 if TYPE_CHECKING:
@@ -53,12 +53,17 @@ class Story:
     starts: list[Start] = field(default_factory=list)
     answered: bool = False
     """Some run of it came to its end."""
-    crashes: int = 0
+    crashed: set[int] = field(default_factory=set)
+    """Tokens of runs under which the worker died."""
     wished: int = 0
     """Cancels not yet denied."""
     denied: bool = False
     outcome: Outcome | None = None
     settled_at: float = 0.0
+
+    @property
+    def rules(self) -> Rules:
+        return Spec.decode(self.work.spec).rules
 
     def __str__(self) -> str:
         runs = ", ".join(
@@ -130,6 +135,8 @@ class Ledger:
         if any(s.token == token for s in story.starts):
             raise Broken(f"one attempt ran twice: {story}")
         start = Start(token, node, life, self._now())
+        if story.rules.at_most_once and (story.starts or story.outcome is not None):
+            raise Broken(f"it must not start twice, nor after its end: {story}, and now on {node}.{life}")
         if story.starts:
             self.excess += 1
             last = max(story.starts, key=lambda s: s.token)
@@ -140,6 +147,9 @@ class Ledger:
 
     def _excuse(self, story: Story, before: Start, after: Start) -> None:
         """A job runs again only if a crash, a lost node or a restart ended its attempt before."""
+        if before.token in story.crashed:
+            self.excuses["its worker died"] += 1
+            return
         if before.life in self._ended:
             why = "its agent died"
         elif self._lost_since(story.handed_in_at, before.node):
@@ -163,9 +173,9 @@ class Ledger:
     def answered(self, job: bytes) -> None:
         self.jobs[job].answered = True
 
-    def crashed(self, job: bytes) -> None:
-        self.note("{} crashes its worker", job)
-        self.jobs[job].crashes += 1
+    def crashed(self, job: bytes, token: int) -> None:
+        self.note("{} crashes its worker: token {}", job, token)
+        self.jobs[job].crashed.add(token)
 
     # -- what clients are told ----------------------------------------------------------------------
 
@@ -224,11 +234,15 @@ class Ledger:
         needs_blob = self._bad_disks and (work.large or work.code or outcome_of(work.payload, work.code)[2])
         match story.outcome, failure.kind:
             case Outcome.FAILED, "WorkerCrashed":
-                return "" if story.crashes else "no worker died under it"
+                rules = story.rules
+                if len(story.crashed) > (0 if rules.at_most_once else rules.crash_retries):
+                    return ""
+                return f"workers died under it {len(story.crashed)} times"
             case Outcome.FAILED, "ResultExpired":
                 return "" if story.id in self._pruned else "its outcome is on disk still, or never was"
-            case Outcome.FAILED, "JobRefused" if "min_free_bytes" in failure.text:
-                return "" if self.disk_was_full and not story.starts else "the disk was never full, or it has run"
+            case Outcome.FAILED, "JobRefused" if "did not take the job" in failure.text and not work.block:
+                full = self.disk_was_full or "max_jobs" in failure.text or "payload_memory" in failure.text
+                return "" if full and not story.starts else "nothing was full, or it has run"
             case Outcome.FAILED, "JobRefused" | "JobLost" | "OSError":
                 return "" if needs_blob else f"it needs no blob that can fail: {failure.text}"
             case Outcome.CANCELLED, "Cancelled":
@@ -236,11 +250,12 @@ class Ledger:
                     return "nobody wished it cancelled"
                 if story.denied:
                     return "its cancelling was denied"
-                return (
-                    "" if all(self._forgotten(story, s) for s in story.starts) else "it was told cancelled, and has run"
-                )
+                known = [s for s in story.starts if s.token not in story.crashed and not self._forgotten(story, s)]
+                return "it was told cancelled, and has run" if known else ""
             case Outcome.LOST, "JobLost":
                 if self._restart_excuses(story, story.handed_in_at) or needs_blob:
+                    return ""
+                if story.rules.at_most_once and self._may_have_started(story):
                     return ""
                 if sum(at >= story.handed_in_at for lost in self._node_lost.values() for at in lost) >= LOST_NODES:
                     return ""
@@ -250,6 +265,11 @@ class Ledger:
     def _lost_since(self, moment: float, node: str) -> bool:
         """Whether the coordinator has given the node up since then."""
         return any(at >= moment for at in self._node_lost.get(node, ()))
+
+    def _may_have_started(self, story: Story) -> bool:
+        """Whether nobody but a node that is gone could tell."""
+        gone = [at for lost in self._node_lost.values() for at in lost] + list(self._ended.values())
+        return any(at >= story.handed_in_at for at in gone)
 
     def _restart_excuses(self, story: Story, moment: float) -> bool:
         """Whether the coordinator may know nothing of what was before that moment."""
@@ -290,8 +310,8 @@ class Ledger:
         """Whether it may have ended without a row: cancelled before it was sent, refused, or a blob failed."""
         if story.outcome is Outcome.CANCELLED:
             return not story.starts
-        if self.disk_was_full and story.outcome is Outcome.FAILED:
-            return not story.starts  # refused, and there was no room for a row
+        if not story.work.block and story.outcome is Outcome.FAILED and not story.starts:
+            return True  # refused, because it must not wait
         return self._bad_disks and story.outcome in (Outcome.FAILED, Outcome.LOST)
 
     @property

@@ -22,6 +22,7 @@ from cluster.client_session import (
     ClientSession,
     Entry,
     GiveUp,
+    Held,
     LeaveWished,
     Offered,
     Settle,
@@ -34,7 +35,15 @@ from node import agent as agents
 from node.agent import Agent, Self
 from node.events import Give, KillWorker, Recall, SpawnWorker
 from scheduler.coordinator import Coordinator
-from scheduler.journal import PruneOutcomes, ReadOutcomes, SpaceMeasured, look_up, prune
+from scheduler.journal import (
+    PruneOutcomes,
+    ReadOutcomes,
+    ReadPayloads,
+    SpaceMeasured,
+    look_up,
+    prune,
+    read_payloads,
+)
 from scheduler.store import Recovered, UnfinishedRow
 from tests.scheduler.store.model import Disk as RowsOnDisk
 from tests.scheduler.store.model import ModelStore
@@ -52,6 +61,9 @@ STALL_S = 1.0
 
 TICK_S = 0.5
 """Longest sleep of the real host."""
+
+PAYLOADS_READ = 20
+"""Jobs whose payloads are read at a restart; the others' are read when their turn comes."""
 
 IDLE_TURNS = 200
 """Turns in a row without an event and with a deadline that has passed: the actor spins."""
@@ -240,7 +252,9 @@ class CoordinatorMachine(Machine):
         self.disk = Disk(self._clock, self.chance, self.post, world.disk_fails)
         if world.plan.store:
             self._store = ModelStore(kept.rows)
-            recovered, unfinished = self._store.recover(), self._store.unfinished(0, 1_000_000, True)
+            recovered = self._store.recover()
+            unfinished = self._store.unfinished(0, PAYLOADS_READ, True)
+            unfinished += self._store.unfinished(unfinished[-1].rank, 1_000_000, False) if unfinished else []
             wanted = blobs_of(recovered)
             self.disk.files = {sha: data for sha, data in kept.blobs.items() if sha in wanted}
         kept.blobs = self.disk.files
@@ -250,7 +264,11 @@ class CoordinatorMachine(Machine):
             "0",
             world.chance("placement"),
             Times(session_s=world.plan.session_s),
-            CoordinatorLimits(keep_outcomes=world.plan.keep_outcomes),
+            CoordinatorLimits(
+                max_jobs=world.plan.max_jobs,
+                payload_memory_bytes=world.plan.payload_memory_bytes,
+                keep_outcomes=world.plan.keep_outcomes,
+            ),
             recovered=recovered,
             unfinished=unfinished,
         )
@@ -355,6 +373,9 @@ class CoordinatorMachine(Machine):
             case ReadOutcomes():
                 assert self._store is not None
                 self.post(look_up(self._store, effect))
+            case ReadPayloads():
+                assert self._store is not None
+                self.post(read_payloads(self._store, effect))
             case PruneOutcomes():
                 assert self._store is not None
                 before = self._store.rows.outcomes.copy()
@@ -405,7 +426,18 @@ class NodeMachine(Machine):
         self.ended_at: float | None = None
         self.agent = Agent(me, AgentLimits(cached_blobs=plan.spare_blobs))
         self.disk = Disk(self._clock, self.chance, self.post, world.disk_fails)
-        self.pool = Pool(self._clock, self.chance, plan, world.ledger, self.disk, name, self.life, self.ring, labels)
+        self.pool = Pool(
+            self._clock,
+            self.chance,
+            plan,
+            world.ledger,
+            self.disk,
+            name,
+            self.life,
+            self.ring,
+            labels,
+            lambda: self._clock.now + self._mono,
+        )
         self.pool.faulty = world.faulty
         self.wire = Wire(self, NODE_KEY)
         self.stopped: Stop | None = None
@@ -485,7 +517,7 @@ class ClientMachine(Machine):
                 if len(work.code) > LARGE_BYTES:
                     self.memory.serve(*code, self.offered)
             payload = b"" if work.large else work.payload
-            entries.append(Entry(self.offered, work.spec, payload, large, code, work.durable))
+            entries.append(Entry(self.offered, work.spec, payload, large, code, work.durable, work.block))
             self.world.ledger.handed_in(self.name, self._job(self.offered), work)
         self.post(Offered(entries))
         return [entry.counter for entry in entries]
@@ -532,6 +564,8 @@ class ClientMachine(Machine):
                 ledger.answer(self.name, ask, error)
             case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
                 self.memory.perform(effect)
+            case Held():
+                pass
             case Stop():
                 self.world.client_ended(self)
             case GiveUp():

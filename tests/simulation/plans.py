@@ -20,6 +20,15 @@ class Plan:
     long: float = 0.02
     """Share of jobs that run for seconds, up to longer than a lease."""
     raises: float = 0.05
+    poison: float = 0.0
+    """Share of jobs that kill every worker they run in."""
+    once: float = 0.0
+    """Share of durable functions whose jobs must not start twice."""
+    impatient: float = 0.0
+    """Share of jobs that fail where the coordinator takes nothing; the others wait."""
+    max_jobs: int = 2_000_000
+    payload_memory_bytes: int = 1 << 30
+    """Limits of the coordinator."""
     by_value: float = 0.3
     """Share of functions that go by value; of these, half are blobs."""
     large: float = 0.1
@@ -100,6 +109,24 @@ STORIES: dict[str, Plan] = {
         Plan("scarce labels", jobs=300, clients=3, scarce=0.4, scarce_s=14.0, cancels=0.0),
         Plan("pauses", jobs=300, coordinator_pauses=3, agent_pauses=6, client_pauses=4),
         Plan("agent crashes", jobs=300, agent_kills=8, agent_leaves=2, worker_crash=0.02, start_failure=0.2),
+        Plan("poison", jobs=300, poison=0.05, worker_crash=0.01, coordinator_restarts=2, agent_kills=2),
+        Plan(
+            "at most once",
+            jobs=300,
+            once=0.7,
+            long=0.1,
+            black_holes=5,
+            agent_pauses=5,
+            agent_kills=3,
+            agent_leaves=2,
+            coordinator_restarts=4,
+            commit_crashes=2,
+            cuts=5,
+            cancels=0.2,
+        ),
+        Plan("deep queue", jobs=400, slots=1, payload_memory_bytes=2_000, cancels=0.2, agent_kills=2, joint_crashes=2),
+        Plan("full queue", jobs=400, max_jobs=25, impatient=0.3, cuts=8, loss=0.005, coordinator_restarts=3, large=0.3),
+        Plan("full memory", jobs=400, durable=0.5, payload_memory_bytes=1_500, impatient=0.2, cuts=4),
         Plan("coordinator restart", jobs=300, coordinator_restarts=3, loss=0.002),
         Plan("volatile", jobs=300, store=False, durable=0.0, coordinator_restarts=3, loss=0.002),
         Plan(
@@ -203,6 +230,11 @@ def drawn(seed: int) -> Plan:
         disk_error=maybe(0.02),
         black_holes=maybe(6),
         clones=maybe(6),
+        poison=maybe(0.05),
+        once=chance.choice((0.0, 0.3, 1.0)),
+        impatient=chance.choice((0.0, 0.2)),
+        max_jobs=chance.choice((15, 2_000_000, 2_000_000)),
+        payload_memory_bytes=chance.choice((1_500, 1 << 30, 1 << 30)),
         scarce=chance.choice((0.0, 0.0, 0.3)),
         scarce_s=chance.uniform(0, 15),
     )

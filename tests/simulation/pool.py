@@ -7,11 +7,12 @@ an attempt, which is then its suspect, between two, or before it is up.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from cluster.jobs import Failure, Outcome
+from cluster.jobs import End, Failure, Outcome
 from node.events import (
     Done,
     Give,
@@ -28,7 +29,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.disks import Disk
 from tests.simulation.ledger import Broken, Ledger
 from tests.simulation.plans import Plan
-from tests.simulation.work import outcome_of, seconds_of, sha
+from tests.simulation.work import is_poison, outcome_of, seconds_of, sha
 
 NAMED_WHEN_READ = True
 """A large result gets its blob's name when the agent reads of it. Were it named when it is written, the agent could
@@ -64,7 +65,10 @@ class Pool:
         life: int,
         ring: Any,
         labels: dict[str, str],
+        mono: Callable[[], float],
     ) -> None:
+        """``mono``: the node's clock, which its workers share."""
+        self._mono = mono
         self._clock = clock
         self._chance = chance
         self._plan = plan
@@ -184,11 +188,14 @@ class Pool:
             if not self._plan.disk_error:
                 raise
             failure = Failure("OSError", f"on node {self._node}: no such file").encode()
-            self._answer(worker, Done(run.token, Outcome.FAILED, failure, None, 1))
+            self._answer(worker, Done(run.token, End.SPOILT, failure, None, 1))
+            return
+        if run.start_by and self._mono() > run.start_by:
+            self._answer(worker, Done(run.token, End.UNSTARTED, b"", None, 1))
             return
         self._ledger.started(run.job, run.token, self._node, self._life, payload, code)
         seconds = seconds_of(payload)
-        if self._chance_of(self._plan.worker_crash, "workers dead in a job"):
+        if is_poison(payload) or self._chance_of(self._plan.worker_crash, "workers dead in a job"):
             self._clock.after(seconds * self._chance.random(), self._crash, worker)
         else:
             self._clock.after(seconds, self._finish, worker, run, payload, code)
@@ -216,7 +223,8 @@ class Pool:
             ref = sha(data), len(data)
             (worker.results if NAMED_WHEN_READ else self._disk.files)[ref[0]] = data
             data = b""
-        self._answer(worker, Done(run.token, outcome, data, ref, max(1, int(seconds_of(payload) * 1e6))))
+        end = End.SUCCEEDED if outcome is Outcome.SUCCEEDED else End.RAISED
+        self._answer(worker, Done(run.token, end, data, ref, max(1, int(seconds_of(payload) * 1e6))))
 
     def _answer(self, worker: _Worker, done: Done) -> None:
         worker.running = None
@@ -226,7 +234,7 @@ class Pool:
 
     def _crash(self, worker: _Worker) -> None:
         if not worker.dead and worker.running is not None:
-            self._ledger.crashed(worker.running.job)
+            self._ledger.crashed(worker.running.job, worker.running.token)
             self._die(worker, "signal 11 (SIGSEGV)")
 
     def _die(self, worker: _Worker, cause: str) -> None:

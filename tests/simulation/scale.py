@@ -12,7 +12,15 @@ from unittest import mock
 
 from tests.simulation.work import LARGE_BYTES
 
-SIZES = {"CHUNK_BYTES": 1024, "BATCH_BYTES": 4 * 1024, "MAX_BATCH": 40, "PRUNE_EVERY_S": 2.0, "PRUNE_SLICE": 10}
+SIZES = {
+    "CHUNK_BYTES": 1024,
+    "BATCH_BYTES": 4 * 1024,
+    "MAX_BATCH": 40,
+    "PRUNE_EVERY_S": 2.0,
+    "PRUNE_SLICE": 10,
+    "AHEAD": 8,
+    "AHEAD_BYTES": 2 * 1024,
+}
 ROOMS = ("cluster.blobs", "cluster.client_session", "node.agent", "scheduler.")
 """Modules, or what their names begin with, whose sizes these are."""
 

@@ -443,7 +443,8 @@ def of_two_that_hold_a_job_neither_is_told_to_let_it_go(patch: pytest.MonkeyPatc
             job = None if client is None else client.jobs.get(int.from_bytes(jid[8:], "big"))
             if job is None or job.state not in (State.ADRIFT, State.LEASED, State.RUNNING) or job.node is node:
                 continue
-            self._adrift.pop(jid, None)
+            if job.state is State.ADRIFT:
+                self._adrift.found(job)
             move(job, Cause.ADOPTED)
             job.attempt, job.token, job.node, job.retracting = attempt, token, node, False
             node.leases.grant(job)

@@ -12,10 +12,11 @@ from typing import Any
 
 import msgpack
 
-from cluster.jobs import Failure, Outcome, Spec
+from cluster.jobs import Failure, Outcome, Rules, Spec
 from tests.simulation.plans import Plan
 
-ECHO, LARGE, RAISE = range(3)
+ECHO, LARGE, RAISE, POISON = range(4)
+"""``POISON`` kills every worker that runs it."""
 
 LABEL = ("gpu", "yes")
 """What some functions demand of a node."""
@@ -34,6 +35,8 @@ class Work:
     payload: bytes
     large: bool
     """Whether the payload travels as a blob."""
+    block: bool = True
+    """Whether it waits where the coordinator takes nothing."""
 
     @property
     def picky(self) -> bool:
@@ -71,12 +74,13 @@ class Workload:
         mean_s = (0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2)[number % 6] * chance.uniform(0.5, 2)
         labels = (LABEL,) if chance.random() < self._plan.scarce else ()
         durable = chance.random() < self._plan.durable
+        rules = Rules(at_most_once=durable and chance.random() < self._plan.once)
         if chance.random() >= self._plan.by_value:
-            spec = Spec(f"user:f{number}", False, b"f%d" % number, labels=labels, durable=durable)
+            spec = Spec(f"user:f{number}", False, b"f%d" % number, labels=labels, durable=durable, rules=rules)
             return spec.encode(), b"", mean_s
         size = LARGE_BYTES // 2 if number % 2 else chance.randint(LARGE_BYTES + 1, 5 * 1024)
         code = noise(f"code {number}", size)
-        spec = Spec(f"user:f{number}", True, sha(code), len(code), labels=labels, durable=durable)
+        spec = Spec(f"user:f{number}", True, sha(code), len(code), labels=labels, durable=durable, rules=rules)
         return spec.encode(), code, mean_s
 
     def burst(self, count: int) -> list[Work]:
@@ -100,15 +104,22 @@ class Workload:
             number = -chance.randint(1, 3)
             seconds, what = 0.01, LARGE if number == -1 else ECHO
             result = 1
+        if chance.random() < plan.poison:
+            what = POISON
+        block = chance.random() >= plan.impatient
         head: bytes = msgpack.packb([number, int(seconds * 1e6), what, result])
         size = len(head)
         if large:
             size = Random(f"size {number}").choice((300, 1024, 2048, 9_000, 40_000))
-        return Work(spec, code, head + noise(f"payload {number}", size - len(head)), large)
+        return Work(spec, code, head + noise(f"payload {number}", size - len(head)), large, block)
 
 
 def seconds_of(payload: bytes) -> float:
     return float(_head(payload)[1]) / 1e6
+
+
+def is_poison(payload: bytes) -> bool:
+    return bool(_head(payload)[2] == POISON)
 
 
 def outcome_of(payload: bytes, code: bytes) -> tuple[Outcome, bytes, bool]:

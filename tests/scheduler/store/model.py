@@ -117,7 +117,7 @@ class ModelStore:
         rows = self._committed()
         out = []
         for rank in sorted(r for r in rows.jobs if r > after)[:most]:
-            job, standing = rows.jobs[rank], rows.standings.get(rank, Standing(rank, 0, 0, b"", 0))
+            job, standing = rows.jobs[rank], rows.standings.get(rank, Standing(rank, 0, 0, b"", 0, 0, 0, b""))
             payload = job.payload if payloads else None
             size = len(job.payload)
             out.append(UnfinishedRow(job.id, rank, job.spec, payload, size, job.sha, job.size, *standing[1:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.ids import job_id
-from scheduler.store import Changes, JobRow, NodeRow, OutcomeRow, SessionRow, SpecRow, Store
+from scheduler.store import Changes, JobRow, NodeRow, OutcomeRow, SessionRow, SpecRow, Standing, Store
 
 ANNE, BERT = b"anne-ses", b"bert-ses"
 SHA = bytes(range(32))
@@ -19,6 +19,19 @@ def spec(number: int = 1) -> SpecRow:
     return SpecRow(number, "owner", b"raw", b"code", False)
 
 
+def standing(
+    rank: int,
+    attempt: int = 1,
+    token: int = 0,
+    node: bytes = b"",
+    lost_nodes: int = 0,
+    crashes: int = 0,
+    memory_kills: int = 0,
+    story: bytes = b"",
+) -> Standing:
+    return Standing(rank, attempt, token, node, lost_nodes, crashes, memory_kills, story)
+
+
 def node(name: str = "n1", incarnation: int = 1) -> NodeRow:
     return NodeRow(name, b"node-ses", incarnation, "key", "host", b"about")
 
@@ -29,11 +42,11 @@ def job(counter: int, rank: int = 0, name: bytes = ANNE, payload: bytes = b"pay"
 
 
 def ended(row: JobRow, at: float = 1.5, sha: bytes | None = None, outcome: int = 0) -> OutcomeRow:
-    return OutcomeRow(row.id, row.rank, outcome, b"result", sha, 2000 if sha else 0, at, 1)
+    return OutcomeRow(row.id, row.rank, outcome, b"result", sha, 2000 if sha else 0, at, 1, 0, b"")
 
 
 def refused(counter: int, name: bytes = ANNE) -> OutcomeRow:
-    return OutcomeRow(job_id(name, counter), 0, 5, b"why", None, 0, 1.5, 0)
+    return OutcomeRow(job_id(name, counter), 0, 5, b"why", None, 0, 1.5, 0, 0, b"")
 
 
 def put(store: Store, *changes: Changes) -> None:

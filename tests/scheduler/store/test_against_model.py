@@ -98,19 +98,23 @@ class Turns(RuleBasedStateMachine):
         if data.draw(st.booleans()):
             rows.reverse()
         self.write(
-            Changes(outcomes=[OutcomeRow(r.id, r.rank, 0, b"r", sha, 9 if sha else 0, float(at), 1) for r in rows])
+            Changes(
+                outcomes=[OutcomeRow(r.id, r.rank, 0, b"r", sha, 9 if sha else 0, float(at), 1, 0, b"") for r in rows]
+            )
         )
 
     @rule(session=st.sampled_from(SESSIONS))
     def refuse(self, session: bytes) -> None:
         counter = self.highest(session) + 1
-        self.write(Changes(outcomes=[OutcomeRow(job_id(session, counter), 0, 5, b"why", None, 0, 0.0, 0)]))
+        self.write(Changes(outcomes=[OutcomeRow(job_id(session, counter), 0, 5, b"why", None, 0, 0.0, 0, 0, b"")]))
 
     @rule(data=st.data(), attempt=st.integers(1, 9), node=st.sampled_from([b"", b"node-ses"]))
     def remember(self, data: Any, attempt: int, node: bytes) -> None:
         if self.rows.jobs:
             chosen = data.draw(st.lists(st.sampled_from(sorted(self.rows.jobs)), unique=True, max_size=5))
-            self.write(Changes(standings={rank: Standing(rank, attempt, attempt, node, 1) for rank in chosen}))
+            self.write(
+                Changes(standings={rank: Standing(rank, attempt, attempt, node, 1, 2, 3, b"s") for rank in chosen})
+            )
 
     @rule(names=st.dictionaries(st.sampled_from("abc"), st.none() | st.integers(0, 9)))
     def nodes(self, names: dict[str, int | None]) -> None:
@@ -159,7 +163,7 @@ class Turns(RuleBasedStateMachine):
             wrong += [[row], [row._replace(rank=0)]]
         if self.rows.jobs:
             job = data.draw(st.sampled_from(list(self.rows.jobs.values())))
-            row = OutcomeRow(job.id, job.rank, 0, b"", None, 0, 0.0, 1)
+            row = OutcomeRow(job.id, job.rank, 0, b"", None, 0, 0.0, 1, 1, b"s")
             wrong += [[row, row], [row._replace(rank=self.rows.last_rank + 1)]]
         changes = Changes(outcomes=data.draw(st.sampled_from(wrong)))
         for store in (self.store, self.model):

@@ -41,6 +41,7 @@ from tests.scheduler.store.rows import (
     refused,
     session,
     spec,
+    standing,
     unfinished,
 )
 
@@ -63,8 +64,20 @@ payloads = st.binary(max_size=30) | st.integers(0, 70_000).map(bytes)
     st.builds(SessionRow, st.binary(min_size=8, max_size=8), texts, texts, texts, naturals),
     st.builds(SpecRow, st.integers(1, MAX), texts, payloads, payloads, st.booleans()),
     st.builds(JobRow, ids, st.integers(1, MAX), naturals, payloads, shas, naturals),
-    st.builds(Standing, st.just(0), naturals, naturals, st.binary(max_size=8), naturals),
-    st.builds(OutcomeRow, ids, st.just(0), st.integers(0, 20), payloads, shas, naturals, st.floats(0, 1e12), naturals),
+    st.builds(Standing, st.just(0), naturals, naturals, st.binary(max_size=8), naturals, naturals, naturals, payloads),
+    st.builds(
+        OutcomeRow,
+        ids,
+        st.just(0),
+        st.integers(0, 20),
+        payloads,
+        shas,
+        naturals,
+        st.floats(0, 1e12),
+        naturals,
+        st.integers(0, 1),
+        payloads,
+    ),
     st.builds(NodeRow, texts, st.binary(min_size=8, max_size=8), naturals, texts, texts),
 )
 def test_every_row_comes_back_as_it_was_written(
@@ -145,14 +158,17 @@ def test_a_sessions_counter_never_falls(store: Store, reopen: Reopen) -> None:
 
 
 def test_the_last_standing_counts_and_goes_with_its_job(store: Store, reopen: Reopen) -> None:
-    put(store, jobs(1, 2), Changes(standings={1: Standing(1, 1, 7, b"agent", 0), 2: Standing(2, 1, 0, b"", 1)}))
-    put(store, Changes(standings={1: Standing(1, 2, 9, b"other", 3)}))
+    put(store, jobs(1, 2), Changes(standings={1: standing(1, 1, 7, b"agent"), 2: standing(2, 1, lost_nodes=1)}))
+    put(store, Changes(standings={1: standing(1, 2, 9, b"other", 3, 2, 1, b"story")}))
     store = reopen()
-    assert [row[-4:] for row in unfinished(store)] == [(2, 9, b"other", 3), (1, 0, b"", 1)]
+    assert [row[-7:] for row in unfinished(store)] == [
+        (2, 9, b"other", 3, 2, 1, b"story"),
+        (1, 0, b"", 1, 0, 0, b""),
+    ]
     put(store, ends(1))
     assert [(row.rank, row.attempt) for row in unfinished(store)] == [(2, 1)]
     with pytest.raises(StoreFailed):
-        store.write([Changes(standings={1: Standing(1, 3, 0, b"", 0)})])
+        store.write([Changes(standings={1: standing(1, 3)})])
 
 
 def test_a_node_is_replaced_and_forgotten_by_name(store: Store, reopen: Reopen) -> None:
@@ -228,7 +244,7 @@ def test_changes_of_one_transaction_apply_in_order(store: Store, reopen: Reopen)
             jobs=[job(1), job(2)],
             nodes={"n1": node(), "n2": None},
         ),
-        Changes(standings={1: Standing(1, 1, 0, b"", 1)}),
+        Changes(standings={1: standing(1, 1, lost_nodes=1)}),
         Changes(
             sessions={ANNE: session(accepted=3)},
             jobs=[job(3)],
@@ -248,7 +264,7 @@ def test_changes_of_one_transaction_apply_in_order(store: Store, reopen: Reopen)
 def test_within_one_turn_a_job_may_come_and_end(store: Store, reopen: Reopen) -> None:
     put(
         store,
-        Changes(jobs=[job(1), job(2)], standings={1: Standing(1, 1, 5, b"agent", 0)}, outcomes=[ended(job(1))]),
+        Changes(jobs=[job(1), job(2)], standings={1: standing(1, 1, 5, b"agent")}, outcomes=[ended(job(1))]),
     )
     store = reopen()
     assert (ranks(store), store.outcome(job(1).id)) == ([2], ended(job(1)))

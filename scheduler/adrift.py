@@ -1,0 +1,46 @@
+"""Unfinished jobs of an earlier life, until it is known who holds them. Rules of this file: a pure book.
+
+Every node that life knew may hold some. Its hello says which: those go on there. When all have told, or are given up,
+the rest is nobody's, and can be run anew. Not so a job that must not start twice: the row of its assignment names who
+may have started it, and only that session's own word, that it does not have it, sets the job free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+from scheduler.lifecycle import Job
+
+
+class Adrift:
+    def __init__(self) -> None:
+        self._jobs: dict[bytes, Job] = {}
+        self._once: dict[bytes, set[bytes]] = {}
+        """By session: jobs that it may have started, and nobody else may."""
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, job: Job, holder: bytes) -> None:
+        """``holder``: session that may have started it, where it must not start twice; else empty."""
+        self._jobs[job.id] = job
+        if holder:
+            self._once.setdefault(holder, set()).add(job.id)
+
+    def found(self, job: Job) -> None:
+        """A node holds it."""
+        del self._jobs[job.id]
+
+    def told(self, session: bytes, held: Container[bytes]) -> None:
+        """This session has said which jobs it holds: those it does not it never started."""
+        left = {jid for jid in self._once.pop(session, ()) if jid in held}
+        if left:
+            self._once[session] = left
+
+    def rest(self) -> tuple[list[Job], list[Job]]:
+        """Nobody else will tell: jobs that nobody holds, and those that may have been started. None are left here."""
+        jobs, self._jobs = self._jobs, {}
+        once: Iterable[set[bytes]] = self._once.values()
+        doubtful = {jid for some in once for jid in some}
+        self._once = {}
+        return [j for j in jobs.values() if j.id not in doubtful], [j for j in jobs.values() if j.id in doubtful]
