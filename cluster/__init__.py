@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cluster.client import Client, Future, Options
+    from cluster.client import Client, Future
     from cluster.config import ClientLimits
     from cluster.errors import (
         BadJobId,
@@ -18,23 +18,32 @@ if TYPE_CHECKING:
         ClusterError,
         ConfigError,
         CoordinatorUnreachable,
+        DependencyFailed,
         Full,
+        GiveUp,
         JobError,
         JobExited,
+        JobExpired,
         JobLost,
         JobRefused,
         JobTimeout,
+        KeyConflict,
         NoConnection,
         Refused,
         RemoteError,
         RemoteTraceback,
+        ResultExpired,
+        Retry,
         SerializationError,
+        Snooze,
         TooLarge,
+        UnknownJob,
         UnknownOption,
         WorkerCrashed,
     )
     from cluster.jobs import Outcome
     from cluster.local import LocalCluster
+    from cluster.options import Options
 
 __all__ = [
     "BadJobId",
@@ -45,13 +54,17 @@ __all__ = [
     "ClusterError",
     "ConfigError",
     "CoordinatorUnreachable",
+    "DependencyFailed",
     "Full",
     "Future",
+    "GiveUp",
     "JobError",
     "JobExited",
+    "JobExpired",
     "JobLost",
     "JobRefused",
     "JobTimeout",
+    "KeyConflict",
     "LocalCluster",
     "NoConnection",
     "Options",
@@ -59,8 +72,12 @@ __all__ = [
     "Refused",
     "RemoteError",
     "RemoteTraceback",
+    "ResultExpired",
+    "Retry",
     "SerializationError",
+    "Snooze",
     "TooLarge",
+    "UnknownJob",
     "UnknownOption",
     "WorkerCrashed",
 ]
@@ -68,7 +85,7 @@ __all__ = [
 _HOMES = {
     "Client": "cluster.client",
     "Future": "cluster.client",
-    "Options": "cluster.client",
+    "Options": "cluster.options",
     "ClientLimits": "cluster.config",
     "LocalCluster": "cluster.local",
     "Outcome": "cluster.jobs",

@@ -3,7 +3,8 @@
 - ``coordinator`` and ``node`` are named here and imported only when called: this file knows neither.
 - What goes wrong as foreseen is one line on standard error that says what to do: exit code 1, for wrong usage
   2. A traceback is a bug.
-- Every option can also be given as ``GANGER_`` and its name, the same in all commands (:func:`option`).
+- Every option can also be given as ``GANGER_`` and its name, the same in all commands (:func:`option`), but for what
+  one question or order is about.
 - Readable output goes to standard output, and ``--json`` makes it a document.
 """
 
@@ -23,80 +24,27 @@ from contextlib import ExitStack, contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
-from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 from rich.console import RenderableType
 from rich.live import Live
 
-from cluster import packages, terminal
+from cluster import job_commands, packages, terminal
+from cluster.commands import (
+    F,
+    Failure,
+    UnknownCommand,
+    client_of,
+    connection_option,
+    json_option,
+    log_level_option,
+    option,
+    plain_errors,
+)
 from cluster.errors import ClusterError, ConfigError
 from cluster.processes import MODULES, READY_WITHIN_S, Process
-
-if TYPE_CHECKING:
-    from cluster.client import Client
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-# ------------------------------------------------------------------------------------ options and errors
-
-
-def option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """``click.option`` that is also read from ``GANGER_`` and its long name."""
-    long = next(n for n in names if n.startswith("--")).partition("/")[0]
-    settings.setdefault("envvar", "GANGER_" + long.removeprefix("--").replace("-", "_").upper())
-    settings.setdefault("show_envvar", not settings.get("hidden", False))
-    return click.option(*names, **settings)
-
-
-def _leave_to_keys(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """``find_connection`` reads the variable itself, and says in its errors that it was the variable."""
-    given = parameter.name is not None and ctx.get_parameter_source(parameter.name)
-    return None if given == ParameterSource.ENVIRONMENT else value
-
-
-connection_option = option(
-    "--connection",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    callback=_leave_to_keys,
-    help="Connection file. Without it, that of the coordinator of this machine and user.",
-)
-
-json_option = option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-
-
-def log_level_option(default: str) -> Callable[[F], F]:
-    levels = click.Choice(["debug", "info", "warning", "error"])
-    return option("--log-level", type=levels, default=default, show_default=True, help="What is worth a log line.")
-
-
-class Failure(click.ClickException):
-    """One line on standard error, and exit code 1."""
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"{click.style('cluster:', fg='red', bold=True)} {self.message.strip()}", err=True)
-
-
-class UnknownCommand(click.UsageError):
-    def show(self, file: Any = None) -> None:
-        click.echo(self.message, err=True)
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turns what is foreseen to go wrong into :class:`Failure`."""
-    try:
-        yield
-    except ClusterError as e:
-        raise Failure(str(e) or type(e).__name__) from e
-    except OSError as e:
-        if e.filename is None:
-            raise
-        raise Failure(f"{e.filename}: {e.strerror}") from e
-
 
 # ------------------------------------------------------------------------------------ the root
 
@@ -106,14 +54,24 @@ ELSEWHERE = {
 }
 """Commands of other rooms, by dotted name, with the line that stands for them in the help."""
 
-COMMANDS = ("demo", "up", "status", "nodes", "coordinator", "node", "doctor", "completion")
+COMMANDS = (
+    *("demo", "up", "status", "nodes", "jobs", "job", "explain", "cancel", "retry", "drop", "queue"),
+    *("coordinator", "node", "doctor", "completion"),
+)
 """In the order in which one meets them."""
 
 SYNONYMS = {
     "node": ("worker", "workers", "agent", "slave", "executor", "join"),
     "coordinator": ("scheduler", "server", "master", "head", "broker", "controller", "beat"),
     "up": ("start", "run", "serve", "local", "dev"),
-    "status": ("ps", "list", "ls", "top", "stat", "info", "inspect", "jobs", "queue", "watch"),
+    "status": ("ps", "list", "ls", "top", "stat", "info", "inspect", "watch"),
+    "jobs": ("tasks", "history", "failed", "dead", "results", "search", "find"),
+    "job": ("show", "task", "describe"),
+    "explain": ("why",),
+    "cancel": ("kill", "revoke", "abort"),
+    "retry": ("rerun", "replay", "requeue", "resubmit"),
+    "drop": ("delete", "forget", "purge", "discard"),
+    "queue": ("queues", "pause", "resume"),
     "nodes": ("machines", "hosts", "workers-list"),
     "demo": ("example", "try", "test", "tour"),
     "doctor": ("check", "diagnose", "verify", "health", "ping", "troubleshoot"),
@@ -179,6 +137,10 @@ def root() -> None:
     """
 
 
+for _command in job_commands.COMMANDS:
+    root.add_command(_command)
+
+
 def main() -> NoReturn:
     """Entry point of the commands ``cluster`` and ``ganger``."""
     for stream in (sys.stdout, sys.stderr):
@@ -188,17 +150,6 @@ def main() -> NoReturn:
 
 
 # ------------------------------------------------------------------------------------ looking
-
-ANSWER_WITHIN_S = 5.0
-"""A person waits no longer than this for a coordinator that does not answer."""
-
-
-def _client(connection: str | None) -> Client:
-    from cluster import Client
-    from cluster.config import ClientLimits
-
-    limits = ClientLimits(reconnect_timeout_s=ANSWER_WITHIN_S)
-    return Client(connection, limits=limits, connect_timeout_s=ANSWER_WITHIN_S)
 
 
 def _repeat(draw: Callable[[], tuple[Any, RenderableType]], *, watch: bool, interval: float, as_json: bool) -> None:
@@ -241,7 +192,7 @@ def status(connection: str | None, as_json: bool, watch: bool, interval: float) 
 
     With --json, the document is that of `Client.status`.
     """
-    with _client(connection) as client:
+    with client_of(connection) as client:
 
         def draw() -> tuple[Any, RenderableType]:
             now = client.status()
@@ -257,7 +208,7 @@ def nodes(connection: str | None, as_json: bool, watch: bool, interval: float) -
 
     With --json, the document holds the list of `Client.nodes` under "nodes".
     """
-    with _client(connection) as client:
+    with client_of(connection) as client:
 
         def draw() -> tuple[Any, RenderableType]:
             now = client.nodes()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
-import difflib
 import hashlib
 import itertools
 import os
@@ -22,11 +21,11 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from time import monotonic
-from types import ModuleType
-from typing import Any, Final, Literal, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar, get_args
+from typing import Any, Final, Literal, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
 
 import zmq
 
@@ -52,9 +51,10 @@ from cluster.config import INLINE_BYTES, ClientLimits
 from cluster.facts import Fact
 from cluster.host import Host, Source
 from cluster.ids import SESSION_BYTES, format_job, job_id, parse_job
-from cluster.jobs import AS_USUAL, MOST_RETRIES, Failure, Outcome, Rules, Spec
+from cluster.jobs import Failure, Outcome, Spec
 from cluster.keys import ConnectionFile, find_connection
 from cluster.logs import FactLog
+from cluster.options import Options
 from cluster.packages import own_version
 from cluster.payload import (
     ByValue,
@@ -68,13 +68,13 @@ from cluster.payload import (
     unpack_failure,
     unpack_result,
 )
+from cluster.summaries import summary
 from cluster.transport import Dial
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 Transport = Literal["auto", "tcp", "ipc"]
-Delivery = Literal["at_least_once", "at_most_once"]
 
 CONNECT_TIMEOUT_S = 10.0
 """How long ``Client(...)`` waits for the coordinator's first word."""
@@ -88,82 +88,14 @@ FLUSH_S = 5.0
 LINGER_MS = 500
 """Time for the last message of a session to leave."""
 
+_JOBS_PAGE = 200
+"""Jobs asked for, or ordered about, at a time."""
+
 KEPT_SPECS = 64
 """Functions whose encoded spec a client keeps; more are encoded anew."""
 
 _SUCCEEDED, _CANCELLED = int(Outcome.SUCCEEDED), int(Outcome.CANCELLED)
 _PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-# ------------------------------------------------------------------------------------ options
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What ``client.options`` takes. Each concerns jobs submitted through that twin and no others."""
-
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """Labels a node must have to run the job."""
-    name: str | None = None
-    """The name people see; the function's own unless given."""
-    block: bool = True
-    """Whether ``submit`` waits when too much is unacknowledged; otherwise it raises :class:`errors.Full`."""
-    durable: bool = True
-    """Whether the job outlives the coordinator: it and its outcome are on its disk before anybody hears of them.
-    Without it a job is quicker, and lost if the coordinator is restarted."""
-    delivery: Delivery = "at_least_once"
-    """``at_most_once``: it never starts twice, and is lost where nobody can tell whether it has started. It must be
-    durable, and is never run again."""
-    crash_retries: int = AS_USUAL.crash_retries
-    """How often it runs again after its worker died under it (0 to 100),"""
-    memory_retries: int = AS_USUAL.memory_retries
-    """...and after that happened because memory ran out."""
-    by_value: Iterable[str | ModuleType] = ()
-    """Modules, or their names, whose functions and classes travel with the job, for nodes that do not have them;
-    their submodules too. They must be imported here, and be Python code. Kept as names."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.labels, Mapping):
-            raise TypeError(f"labels is a mapping of text to text, not {type(self.labels).__name__}")
-        for text in itertools.chain.from_iterable(self.labels.items()):
-            _check_text("a label", text, 256)
-        if self.name is not None:
-            _check_text("name", self.name, 500)
-        for name in ("block", "durable"):
-            if type(getattr(self, name)) is not bool:
-                raise TypeError(f"{name} is True or False, not {getattr(self, name)!r}")
-        if self.delivery not in get_args(Delivery):
-            raise ValueError(f"delivery is 'at_least_once' or 'at_most_once', not {self.delivery!r}")
-        for name in ("crash_retries", "memory_retries"):
-            value = getattr(self, name)
-            if type(value) is not int:
-                raise TypeError(f"{name} is an integer, not {type(value).__name__}")
-            if not 0 <= value <= MOST_RETRIES:
-                raise ValueError(f"{name} is 0 to {MOST_RETRIES}, not {value}")
-        if self.delivery == "at_most_once" and not self.durable:
-            raise ValueError("delivery='at_most_once' needs durable=True: without it a restart could start it twice")
-        object.__setattr__(self, "labels", dict(self.labels))
-        object.__setattr__(self, "by_value", by_value_names(self.by_value))
-
-    @property
-    def rules(self) -> Rules:
-        return Rules(self.delivery == "at_most_once", self.crash_retries, self.memory_retries)
-
-    def changed(self, wanted: dict[str, Any]) -> Options:
-        known = [f.name for f in fields(self)]
-        for name in wanted:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1, 0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-                raise errors.UnknownOption(f"no option is called {name!r}; {hint}")
-        return replace(self, **wanted)
-
-
-def _check_text(what: str, value: object, limit: int) -> None:
-    if type(value) is not str:
-        raise TypeError(f"{what} is a text, not {type(value).__name__}")
-    if not 0 < len(value) <= limit:
-        raise ValueError(f"{what} has 1 to {limit} characters, not {len(value)}")
 
 
 # ------------------------------------------------------------------------------------ futures
@@ -378,7 +310,14 @@ class _Session:
             return self._connected
 
     def offer(
-        self, future: Future[Any], spec: bytes, payload: bytes | LargePayload, code: _Code | None, options: Options
+        self,
+        future: Future[Any],
+        spec: bytes,
+        payload: bytes | LargePayload,
+        code: _Code | None,
+        options: Options,
+        summary: str,
+        about: bytes,
     ) -> None:
         """Put one job down. Raises ``Full``, or the reason why the session is closed."""
         large: tuple[bytes, int] | None = None
@@ -406,7 +345,8 @@ class _Session:
             if code is not None and len(code.data) > INLINE_BYTES:
                 self._loads.append((code.sha, counter, _CodeSource(code.data)))
             future._counter = counter
-            self._entries.append(Entry(counter, spec, inline, large, code, options.durable, options.block))
+            entry = Entry(counter, spec, inline, large, code, options.durable, options.block, summary, about)
+            self._entries.append(entry)
             self._futures[counter] = future
             if counter > self._last:
                 self._last = counter
@@ -918,6 +858,7 @@ class Client(concurrent.futures.Executor):
 
     def _set_up(self, session: _Session, connect_timeout_s: float) -> None:
         self._options = Options()
+        self._about = b""
         self._by_value = ByValue()
         self._session = session
         self._specs: dict[tuple[PackedFunction, bool], tuple[bytes, _Code | None]] = {}
@@ -955,7 +896,7 @@ class Client(concurrent.futures.Executor):
         except Exception as e:
             future._fail(_without_frames(e))
             return future
-        session.offer(future, spec, payload, code, self._options)
+        session.offer(future, spec, payload, code, self._options, self._summary(fn, args, kwargs), self._about)
         return future
 
     def map(
@@ -1017,6 +958,7 @@ class Client(concurrent.futures.Executor):
         same = twin._options.by_value == self._options.by_value
         twin._by_value = self._by_value if same else ByValue(by_value_names(twin._options.by_value))
         twin._session = self._session
+        twin._about = twin._options.about.encode()
         twin._specs = {}
         twin._origin = self
         return twin
@@ -1057,6 +999,121 @@ class Client(concurrent.futures.Executor):
             more = page["more"]
         return rows
 
+    def jobs(
+        self,
+        *states: str,
+        function: str = "",
+        queue: str = "",
+        tag: str = "",
+        node: str = "",
+        error: str = "",
+        arguments: str = "",
+        id: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = 100,
+    ) -> Iterator[dict[str, Any]]:
+        """Jobs that have all of this, the unfinished ones first, and of each kind the newest.
+
+        ``states``: of ``scheduled``, ``ready``, ``leased``, ``running``, ``adrift``, of the outcomes (``failed`` ...),
+        and ``unfinished``, ``finished``, ``dead``. ``function``, ``error`` and ``arguments`` are texts contained in the
+        name, in the error's first line, in the summary of the arguments; ``queue``, ``tag`` and ``node`` are names;
+        ``id`` is the beginning of ids. ``since``, ``until``: when it ended, or was handed in if it has not.
+        ``limit``: how many at most; None for all. They are read as they are taken, a page at a time.
+        """
+        wanted: dict[str, Any] = {
+            "states": list(states),
+            "function": function,
+            "queue": queue,
+            "tag": tag,
+            "node": node,
+            "error": error,
+            "arguments": arguments,
+            "id": id,
+            "since": 0.0 if since is None else since.timestamp(),
+            "until": 0.0 if until is None else until.timestamp(),
+        }
+        return self._jobs(wanted, limit)
+
+    def _jobs(self, wanted: dict[str, Any], limit: int | None) -> Iterator[dict[str, Any]]:
+        left, more = limit, None
+        while left is None or left > 0:
+            page = self.ask("jobs", **wanted, limit=_JOBS_PAGE if left is None else min(left, _JOBS_PAGE), more=more)
+            yield from page["jobs"]
+            more = page["more"]
+            if more is None:
+                return
+            left = None if left is None else left - len(page["jobs"])
+
+    def job(self, id: str) -> dict[str, Any]:
+        """One job with its story; ``id`` may be the beginning of its id.
+
+        Raises :class:`errors.ClusterError` if there is none, or more than one whose id begins so.
+        """
+        job: dict[str, Any] = self.ask("job", id=self._whole_id(id))["job"]
+        return job
+
+    def explain(self, id: str) -> list[str]:
+        """Why a job does not run, in sentences; ``id`` as for :meth:`job`."""
+        why: list[str] = self.ask("explain", id=self._whole_id(id))["why"]
+        return why
+
+    def _whole_id(self, id: str) -> str:
+        try:
+            return format_job(parse_job(id))
+        except errors.BadJobId:
+            found: list[str] = [job["id"] for job in self.jobs(id=id, limit=3)]
+        if not found:
+            raise errors.ClusterError(f"no job's id begins with {id!r}")
+        if len(found) > 1:
+            raise errors.ClusterError(f"{id!r} is the beginning of more than one id: {', '.join(found)} ...")
+        return found[0]
+
+    def cancel(self, *ids: str) -> int:
+        """Cancel jobs that have not started, whoever handed them in; how many were cancelled at once.
+
+        What is on its way to a node is asked back, and cancelled if it has not started there.
+        """
+        return sum(self.ask("cancel", jobs=list(some))["cancelled"] for some in _in_hundreds(ids))
+
+    def retry(self, *ids: str, fn: Callable[..., Any] | None = None) -> dict[str, str]:
+        """Run jobs again that have ended and did not succeed: new jobs with their arguments and options; their ids by
+        those of the old ones. ``fn``: what to call instead, as corrected code, with this twin's options.
+
+        Raises :class:`errors.ClusterError` with the reason for each that cannot be.
+        """
+        about: dict[str, Any] = {}
+        if fn is not None:
+            packed = pack_function(fn, by_value=self._by_value, max_bytes=INLINE_BYTES)
+            spec, code = self._spec(packed, False)
+            about = {"spec": spec, "code": b"" if code is None else code.data}
+        made: dict[str, str] = {}
+        refused: dict[str, str] = {}
+        for some in _in_hundreds(ids):
+            answer = self.ask("retry", jobs=list(some), **about)
+            made |= answer["made"]
+            refused |= answer["refused"]
+        if refused:
+            job, why = next(iter(refused.items()))
+            raise errors.ClusterError(f"{len(refused)} of {len(ids)} jobs cannot be run again; {job}: {why}")
+        return made
+
+    def drop(self, *ids: str) -> int:
+        """Set dead letters aside no more: they stay in the history, and what is needed to run them again goes. How many
+        there were."""
+        return sum(self.ask("drop", jobs=list(some))["dropped"] for some in _in_hundreds(ids))
+
+    def queues(self) -> list[dict[str, Any]]:
+        """The queues that have jobs or settings of their own, each with both."""
+        rows: list[dict[str, Any]] = self.ask("queues")["queues"]
+        return rows
+
+    def set_queue(self, name: str, **settings: Any) -> dict[str, Any]:
+        """Set ``weight`` (1 to 1000), ``paused``, ``max_running`` or ``max_per_node`` (a number, or None for no cap) of
+        a queue, for good; the queue as it is then."""
+        queue: dict[str, Any] = self.ask("queue", name=name, set=settings)["queue"]
+        return queue
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a client belongs to its process and cannot go into a job")
 
@@ -1094,9 +1151,13 @@ class Client(concurrent.futures.Executor):
         self._specs[packed, code_in_call] = made = (spec.encode(), code)
         return made
 
+    def _summary(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        wanted = self._options.summary
+        return summary(fn, args, kwargs) if wanted is True else wanted or ""
+
     def _caller(self, fn: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Future[Any]]:
         """``submit`` of one function, packed now and never again."""
-        session, by_value, options = self._session, self._by_value, self._options
+        session, by_value, options, about = self._session, self._by_value, self._options, self._about
         max_bytes = session.limits.max_blob_bytes
         if session.closed is not None:
             raise session.closed()
@@ -1118,7 +1179,7 @@ class Client(concurrent.futures.Executor):
                 future._fail(_without_frames(e))
                 return future
             spec, code = specs[holds_code(payload)]
-            session.offer(future, spec, payload, code, options)
+            session.offer(future, spec, payload, code, options, self._summary(fn, args, {}), about)
             return future
 
         return call
@@ -1158,6 +1219,12 @@ def _dial(context: zmq.Context[zmq.Socket[bytes]], connection: ConnectionFile, t
         raise ValueError(f"transport is 'auto', 'tcp' or 'ipc', not {transport!r}")
     address, server_key = connection.way(transport)
     return Dial(context, address, server_key, connection.public_key, connection.secret_key)
+
+
+def _in_hundreds(ids: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """As many at a time as one order may name."""
+    for first in range(0, len(ids), _JOBS_PAGE):
+        yield ids[first : first + _JOBS_PAGE]
 
 
 def _next_result(futures: deque[Future[Any]], deadline: float | None) -> Any:

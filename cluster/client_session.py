@@ -76,6 +76,10 @@ class Entry(NamedTuple):
     """Whether the job outlives the coordinator."""
     block: bool = True
     """Whether it waits while the coordinator takes nothing; else it fails then."""
+    summary: str = ""
+    """Its arguments, for people."""
+    about: bytes = b""
+    """``jobs.About`` of this one job; empty for most."""
     watch: bytes = b""
     """Id of a job that is there already and whose outcome is wanted; there is nothing to hand in then."""
 
@@ -333,7 +337,7 @@ class ClientSession:
                 if any(sha not in self._stored for sha, _ in _blobs_of(entry)):
                     break
                 batch.append(unsent.popleft())
-                size += len(entry.payload)
+                size += len(entry.payload) + 4 * len(entry.summary) + len(entry.about)
                 if entry.spec not in shared:
                     shared.add(entry.spec)
                     size += len(entry.spec) + (len(entry.code[1]) if entry.code else 0)
@@ -715,4 +719,6 @@ def _submit(batch: list[Entry]) -> Submit:
         [e.payload for e in batch],
         large,
         [[sha, data] for sha, data in code.items()],
+        [e.summary for e in batch],
+        [[row, e.about] for row, e in enumerate(batch) if e.about],
     )

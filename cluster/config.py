@@ -42,6 +42,9 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 SUMMARY_CHARS = 200
 """Bound of any text made for people out of a user's values."""
 
+MAX_SUMMARY_CHARS = 1_000
+"""Bound of one that the user gives himself."""
+
 FAILURE_CHARS = 16 * 1024
 """Bound of an error's text and of its traceback, each; longer ones are cut in the middle, and say so."""
 

@@ -7,6 +7,7 @@ the others are raised where the mistake was made.
 from __future__ import annotations
 
 import concurrent.futures
+from datetime import timedelta
 
 
 class ClusterError(Exception):
@@ -55,6 +56,30 @@ class ClientClosed(ClusterError, RuntimeError):
     """The client was shut down, or belongs to the process this one was forked from."""
 
 
+# --------------------------------------------------------------------------- raised by a job, about itself
+
+
+class Retry(ClusterError):
+    """Raised by a job: run me again, after ``delay_s`` seconds or a ``timedelta``; without it after the pause that its
+    options say. It counts as one of the job's ``retries``, and is its error when these are spent."""
+
+    def __init__(self, text: str = "it asked to be run again", *, delay_s: float | timedelta | None = None) -> None:
+        super().__init__(text)
+        self.delay_s = delay_s.total_seconds() if isinstance(delay_s, timedelta) else delay_s
+
+
+class Snooze(ClusterError):
+    """Raised by a job: not yet; run me again after ``delay_s`` seconds or a ``timedelta``. It costs no retry."""
+
+    def __init__(self, delay_s: float | timedelta, text: str = "it asked for a pause") -> None:
+        super().__init__(text)
+        self.delay_s = delay_s.total_seconds() if isinstance(delay_s, timedelta) else delay_s
+
+
+class GiveUp(ClusterError):
+    """Raised by a job: it is of no use to run me again, whatever ``retries`` are left."""
+
+
 # --------------------------------------------------------------------------- what became of one job
 
 
@@ -92,6 +117,18 @@ class UnknownJob(JobError):
 
 class JobRefused(JobError):
     """The coordinator did not take the job; the text says why."""
+
+
+class JobExpired(JobError):
+    """The job had not begun within its ``expires_s``."""
+
+
+class DependencyFailed(JobError):
+    """A job that this one was to run after did not succeed; the text names it."""
+
+
+class KeyConflict(JobError):
+    """The job's ``key`` belongs to another job that asks for something else; the text names it. It did not run."""
 
 
 class RemoteError(JobError):
@@ -136,6 +173,9 @@ JOB_ERRORS: dict[str, type[JobError]] = {
         ResultExpired,
         UnknownJob,
         JobRefused,
+        JobExpired,
+        DependencyFailed,
+        KeyConflict,
         Cancelled,
         JobTimeout,
     )

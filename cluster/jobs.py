@@ -44,6 +44,12 @@ class End(enum.IntEnum):
     """The same, and because memory ran out."""
     SPOILT = 4
     """Its payload or its result could not be moved between the processes."""
+    RETRY = 6
+    """It asked to be run again, which costs an attempt,"""
+    SNOOZE = 7
+    """...which costs none,"""
+    GIVE_UP = 8
+    """...or never to be run again."""
     UNSTARTED = 5
     """Its time to start was over (at most once). Inside a node only: to the coordinator it is given back."""
 
@@ -54,6 +60,16 @@ class BadSpec(ValueError):
 
 MOST_RETRIES = 100
 """Largest budget that a job may have for any one cause."""
+LONGEST_S = 10 * 366 * 86_400.0
+"""Longest time a rule may name."""
+MOST_PRIORITY = 10
+WORD_CHARS = 200
+"""Bound of a queue's, tag's, tenant's, key's or exception's name,"""
+MOST_WORDS = 32
+"""...and of how many of them a rule may list."""
+MOST_PARENTS = 1_000
+"""Jobs that one job may wait for."""
+FINGERPRINT_BYTES = 64
 
 
 def _truth(v: Any) -> bool:
@@ -62,6 +78,38 @@ def _truth(v: Any) -> bool:
 
 def _budget(v: Any) -> bool:
     return type(v) is int and 0 <= v <= MOST_RETRIES
+
+
+def _seconds(v: Any) -> bool:
+    return type(v) in (int, float) and 0 <= v <= LONGEST_S
+
+
+def _factor(v: Any) -> bool:
+    return type(v) in (int, float) and 1 <= v <= 100
+
+
+def _share(v: Any) -> bool:
+    return type(v) in (int, float) and 0 <= v <= 1
+
+
+def _priority(v: Any) -> bool:
+    return type(v) is int and -MOST_PRIORITY <= v <= MOST_PRIORITY
+
+
+def _word(v: Any) -> bool:
+    return type(v) is str and len(v) <= WORD_CHARS
+
+
+def _queue(v: Any) -> bool:
+    return _word(v) and bool(v)
+
+
+def _words(v: Any) -> bool:
+    return type(v) is tuple and len(v) <= MOST_WORDS and all(map(_word, v))
+
+
+def _after_failure(v: Any) -> bool:
+    return v in ("fail", "run")
 
 
 def _rule(default: Any, check: Callable[[Any], bool]) -> Any:
@@ -78,6 +126,34 @@ class Rules:
     """How often it runs again after its worker died under it,"""
     memory_retries: int = _rule(1, _budget)
     """...and after that happened because memory ran out."""
+    retries: int = _rule(0, _budget)
+    """How often it runs again after its function raised: not a ``GiveUp``, and as the next two say."""
+    retry_on: tuple[str, ...] = _rule((), _words)
+    """Names of exceptions, also of their bases: only these; empty for all."""
+    give_up_on: tuple[str, ...] = _rule((), _words)
+    """...and never these."""
+    retry_delay_s: float = _rule(1.0, _seconds)
+    """Pause before the first retry; each further one is longer by ``backoff``, up to ``retry_max_delay_s``."""
+    backoff: float = _rule(2.0, _factor)
+    retry_max_delay_s: float = _rule(600.0, _seconds)
+    jitter: float = _rule(0.5, _share)
+    """Share of the pause that is left to chance, so that what failed together does not come back together."""
+    expires_s: float = _rule(0.0, _seconds)
+    """Time after it was handed in by which it must have begun; 0 for any."""
+    priority: int = _rule(0, _priority)
+    """Higher goes first in its queue."""
+    queue: str = _rule("default", _queue)
+    fair_key: str = _rule("", _word)
+    """Tenant: those with jobs ready in a queue take turns."""
+    tags: tuple[str, ...] = _rule((), _words)
+    after_failure: str = _rule("fail", _after_failure)
+    """What becomes of it where a job it waits for does not succeed."""
+    key_ttl_s: float = _rule(86_400.0, _seconds)
+    """How long its key is taken after its end."""
+    result_ttl_s: float = _rule(0.0, _seconds)
+    """How long its result is kept at most; 0: as long as its outcome."""
+    client_bound: bool = _rule(False, _truth)
+    """Whether it is cancelled when its client's session ends."""
 
     def encode(self) -> dict[str, Any]:
         return {name: value for name in _RULES if (value := getattr(self, name)) != _RULES[name].default}
@@ -96,6 +172,62 @@ class Rules:
 
 _RULES = {rule.name: rule for rule in fields(Rules)}
 AS_USUAL = Rules()
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What concerns one job alone, beyond its arguments. Empty for most, and then no bytes at all."""
+
+    at: float = 0.0
+    """Moment before which it must not run, in seconds since the epoch,"""
+    delay_s: float = 0.0
+    """...or the same counted from its acceptance."""
+    key: str = ""
+    """Whoever hands in again under it is told of this job."""
+    fingerprint: bytes = b""
+    """What two submissions under one key must have in common, instead of their function's name."""
+    after: tuple[bytes, ...] = ()
+    """Ids of jobs that must have succeeded before."""
+    retry_of: bytes = b""
+    """Id of the finished job that this one repeats."""
+
+    def encode(self) -> bytes:
+        said = {name: value for name in _ABOUT if (value := getattr(self, name)) != _ABOUT[name].default}
+        return bytes(msgpack.packb(said)) if said else b""
+
+    @staticmethod
+    def decode(raw: bytes) -> About:
+        """Raises ``BadSpec``."""
+        if not raw:
+            return NOTHING_SPECIAL
+        try:
+            said: Any = msgpack.unpackb(raw, use_list=False)
+            about = About(**said)
+            sound = (
+                _moment(about.at)
+                and _seconds(about.delay_s)
+                and _word(about.key)
+                and type(about.fingerprint) is bytes
+                and len(about.fingerprint) <= FINGERPRINT_BYTES
+                and type(about.after) is tuple
+                and len(about.after) <= MOST_PARENTS
+                and all(type(parent) is bytes and len(parent) == 16 for parent in about.after)
+                and type(about.retry_of) is bytes
+                and len(about.retry_of) in (0, 16)
+            )
+        except Exception as e:
+            raise BadSpec(f"what is said about the job is unreadable: {type(e).__name__}") from None
+        if not sound:
+            raise BadSpec("what is said about the job has a wrong type or is too long")
+        return about
+
+
+def _moment(v: Any) -> bool:
+    return type(v) in (int, float) and 0 <= v <= 1e11
+
+
+_ABOUT = {part.name: part for part in fields(About)}
+NOTHING_SPECIAL = About()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +312,12 @@ class Failure:
     """Names of the exception's classes, itself first, for rules that match by name."""
     pickle: bytes = b""
     """The exception itself; empty when it could not be pickled. Only a client opens it."""
+    delay_s: float | None = None
+    """Pause the job asks for before it runs again, with ``Retry`` and ``Snooze``."""
 
     def encode(self) -> bytes:
         out: bytes = msgpack.packb(
-            [self.kind, shorten(self.text), shorten(self.traceback), list(self.bases[:32]), self.pickle]
+            [self.kind, shorten(self.text), shorten(self.traceback), list(self.bases[:32]), self.pickle, self.delay_s]
         )
         return out
 
@@ -192,9 +326,10 @@ class Failure:
         """Never raises: what cannot be read is a failure that says so."""
         try:
             packed: Any = msgpack.unpackb(raw)
-            kind, text, traceback, bases, pickle = packed
+            kind, text, traceback, bases, pickle, delay_s = packed
             if type(kind) is type(text) is type(traceback) is str and type(pickle) is bytes:
-                return Failure(kind, text, traceback, tuple(str(b) for b in bases), pickle)
+                delay_s = float(delay_s) if delay_s is not None and _seconds(delay_s) else None
+                return Failure(kind, text, traceback, tuple(str(b) for b in bases), pickle, delay_s)
         except Exception:
             pass
         return Failure("RemoteError", "the failure's description is unreadable")

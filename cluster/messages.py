@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from types import NoneType
 from typing import Annotated, Any, ClassVar, get_type_hints
 
-from cluster.config import INLINE_BYTES, MAX_HELD
+from cluster.config import INLINE_BYTES, MAX_HELD, MAX_SUMMARY_CHARS
 from cluster.ids import JOB_BYTES
 
 Check = Callable[[Any], bool]
@@ -88,6 +88,22 @@ def _large(v: Any) -> bool:
     )
 
 
+def _short_texts(v: Any) -> bool:
+    if type(v) is not list or len(v) > MAX_HELD:
+        return False
+    for x in v:  # noqa: SIM110 (a generator costs more)
+        if type(x) is not str or len(x) > MAX_SUMMARY_CHARS:
+            return False
+    return True
+
+
+def _rows(v: Any) -> bool:
+    return type(v) is list and all(
+        type(r) is list and len(r) == 2 and _natural(r[0]) and type(r[1]) is bytes and len(r[1]) <= 2 * INLINE_BYTES
+        for r in v
+    )
+
+
 def _code(v: Any) -> bool:
     return type(v) is list and all(
         type(r) is list and len(r) == 2 and _digest(r[0]) and type(r[1]) is bytes and len(r[1]) <= 2 * INLINE_BYTES
@@ -136,6 +152,8 @@ Figures = Annotated[dict[str, float | None], _figures]
 Naturals = Annotated[list[int], _naturals]
 JobIds = Annotated[list[bytes], _job_ids]
 Inline = Annotated[list[bytes], _inline]
+Texts = Annotated[list[str], _short_texts]
+Rows = Annotated[list[list[Any]], _rows]
 Large = Annotated[list[list[Any]], _large]
 Code = Annotated[list[list[bytes]], _code]
 
@@ -247,6 +265,8 @@ class NodeHello(Message):
     python: Text
     slots: Natural
     labels: Labels
+    queues: Texts
+    """Those it serves; all, where none are named."""
     tokens: Naturals
     jobs: JobIds
     attempts: Naturals
@@ -257,7 +277,7 @@ class Submit(Message):
     """Jobs ``first``, ``first + 1``, ... of this session. Below the accepted counter they are resends."""
 
     KIND: ClassVar[int] = 12
-    COLUMNS: ClassVar[tuple[str, ...]] = ("spec_of", "payloads")
+    COLUMNS: ClassVar[tuple[str, ...]] = ("spec_of", "payloads", "summaries")
     first: Counter
     specs: Inline
     spec_of: Naturals
@@ -265,6 +285,10 @@ class Submit(Message):
     large: Large
     code: Code
     """``[sha256, pickled function]`` for specs by value, as far as small enough."""
+    summaries: Texts
+    """Arguments as people shall see them."""
+    abouts: Rows
+    """``[row, encoded About]`` of those that have one."""
 
 
 @dataclass(slots=True)

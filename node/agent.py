@@ -87,6 +87,8 @@ class Self:
     """Session of the last life in the same directory that was welcomed."""
     lock: str = ""
     """Names the lock held on that directory, as in ``NodeHello``."""
+    queues: tuple[str, ...] = ()
+    """Those it serves; all, where none are named."""
 
 
 class Agent:
@@ -214,6 +216,7 @@ class Agent:
             me.python,
             me.slots,
             me.labels,
+            list(me.queues),
             [a.run.token for a in held],
             [a.run.job for a in held],
             [a.run.attempt for a in held],

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cluster.cli import log_level_option, option
+from cluster.commands import log_level_option, option
 from cluster.logs import log_to_stderr
 
 
@@ -28,6 +28,8 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @option("--slots", type=click.IntRange(1, 4096), help="Jobs run at a time; default the number of processors.")
 @option("--label", "labels", multiple=True, callback=_labels, metavar="KEY=VALUE", envvar="GANGER_LABELS",
         help="Something jobs may demand of a node; may be repeated.")  # fmt: skip
+@option("--queue", "queues", multiple=True, metavar="NAME", envvar="GANGER_QUEUES",
+        help="A queue to serve; may be repeated. Without it all of them.")  # fmt: skip
 @option("--directory", type=click.Path(path_type=Path, file_okay=False), envvar="GANGER_NODE_DIRECTORY",
         help="Keeps the node's life number; default ~/.ganger/nodes/NAME.")  # fmt: skip
 @option("--transport", type=click.Choice(["auto", "tcp", "ipc"]), default="auto", show_default=True,
@@ -40,6 +42,7 @@ def node(
     name: str | None,
     slots: int | None,
     labels: dict[str, str],
+    queues: tuple[str, ...],
     directory: Path | None,
     transport: str,
     log_level: str,
@@ -56,6 +59,7 @@ def node(
         Settings(
             connection=find_connection("node", connection),
             labels=labels,
+            queues=queues,
             directory=directory,
             transport=transport,
             ready_fd=ready_fd,

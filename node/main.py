@@ -43,6 +43,8 @@ class Settings:
     name: str = field(default_factory=socket.gethostname)
     slots: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     labels: dict[str, str] = field(default_factory=dict)
+    queues: tuple[str, ...] = ()
+    """Those it serves; all, where none are named."""
     directory: Path | None = None
     """Keeps the node's lives apart (``Life``); default ``~/.ganger/nodes/<name>``."""
     transport: str = "auto"
@@ -133,6 +135,7 @@ def run(settings: Settings) -> Stop:
         version=own_version(),
         slots=settings.slots,
         labels=settings.labels,
+        queues=settings.queues,
     )
     ready_fd = settings.ready_fd
     welcomed = False

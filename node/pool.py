@@ -410,7 +410,7 @@ class WorkerPool:
         return done
 
 
-_WORKERS_ENDS = frozenset((End.SUCCEEDED, End.RAISED, End.SPOILT, End.UNSTARTED))
+_WORKERS_ENDS = frozenset((End.SUCCEEDED, End.RAISED, End.SPOILT, End.RETRY, End.SNOOZE, End.GIVE_UP, End.UNSTARTED))
 """What a worker may say of an attempt."""
 
 

@@ -30,6 +30,7 @@ import time
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, NoReturn
 
 import msgpack
@@ -57,6 +58,8 @@ _CACHED_FUNCTIONS = 256
 _PR_SET_PDEATHSIG = 1
 
 Answer = tuple[int, bytes, tuple[bytes, int] | None]
+_WISHES = ((errors.Retry, End.RETRY), (errors.Snooze, End.SNOOZE), (errors.GiveUp, End.GIVE_UP))
+"""What a job raises about itself."""
 _UNSTARTED: Answer = (End.UNSTARTED, b"", None)
 
 
@@ -174,7 +177,11 @@ class Worker:
         if ours and isinstance(exc, OSError):  # a blob's file; not to be taken for an error of the job
             failure = Failure("OSError", f"on node {self._node}: {exc}", "", ("OSError", "Exception"))
             return End.SPOILT, failure.encode(), None
-        return End.RAISED, payload.pack_failure(exc, self._hidden).encode(), None
+        failure = payload.pack_failure(exc, self._hidden)
+        for kind, end in _WISHES:
+            if not ours and isinstance(exc, kind):
+                return end, replace(failure, delay_s=getattr(exc, "delay_s", None)).encode(), None
+        return End.RAISED, failure.encode(), None
 
     def _function(self, by_value: bool, code: bytes) -> Callable[..., Any]:
         key = by_value, code

@@ -7,7 +7,7 @@ may have started it, and only that session's own word, that it does not have it,
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 
 from scheduler.lifecycle import Job
 
@@ -20,6 +20,9 @@ class Adrift:
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(list(self._jobs.values()))
 
     def add(self, job: Job, holder: bytes) -> None:
         """``holder``: session that may have started it, where it must not start twice; else empty."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 
 from cluster.config import BATCH_BYTES
+from scheduler.queues import Queue
 from scheduler.roster import Node, Roster
 
 
@@ -23,6 +24,20 @@ def load(roster: Roster) -> dict[str, int]:
         "slots": sum(n.slots for n in roster),
         "busy": busy,
         "leased": sum(n.outstanding for n in roster) - busy,
+    }
+
+
+def queue(queue: Queue, ready: int) -> dict[str, Any]:
+    settings = queue.settings
+    return {
+        "name": queue.name,
+        "weight": settings.weight,
+        "paused": settings.paused,
+        "max_running": settings.max_running,
+        "max_per_node": settings.max_per_node,
+        "jobs": queue.jobs,
+        "ready": ready,
+        "leased": queue.leased,
     }
 
 
@@ -49,6 +64,7 @@ def _node(node: Node, now: float) -> dict[str, Any]:
         "pid": node.pid,
         "python": node.python,
         "labels": node.labels,
+        "queues": list(node.queues),
         "state": "up" if node.placeable else "suspect",
         "slots": node.slots,
         "busy": min(node.outstanding, node.slots),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cluster.cli import log_level_option, option
+from cluster.commands import log_level_option, option
 from cluster.config import Times
 from cluster.logs import log_to_stderr
 

@@ -7,8 +7,10 @@ showed himself. What silence decides is judged only when the host found every so
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from cluster import blobs
@@ -28,7 +30,7 @@ from cluster.actor import (
 from cluster.config import ACCEPT_DELAY_S, MAX_HELD, PROTOCOL, CoordinatorLimits, Times
 from cluster.facts import fact
 from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
-from cluster.jobs import BadSpec, End, Failure, Outcome
+from cluster.jobs import NOTHING_SPECIAL, WORD_CHARS, About, BadSpec, End, Failure, Outcome
 from cluster.messages import (
     Accepted,
     Answer,
@@ -60,19 +62,24 @@ from cluster.messages import (
     Welcome,
 )
 from cluster.session import Link, Verdict
-from scheduler import answers, names, retries
+from scheduler import answers, explain, inquiries, keys, names, retries
 from scheduler.admission import Admission
 from scheduler.adrift import Adrift
 from scheduler.assigning import Batch
 from scheduler.clients import Client, Clients, Owed
+from scheduler.dependencies import Dependencies
 from scheduler.exchange import Exchange
-from scheduler.functions import Functions, Record
+from scheduler.functions import Demand, Functions, Line, Record, RunTime
 from scheduler.journal import (
+    ArgumentsRead,
+    HistoryRead,
     Journal,
     OutcomesPruned,
     OutcomesRead,
     PayloadsRead,
     PruneOutcomes,
+    ReadArguments,
+    ReadHistory,
     ReadOutcomes,
     ReadPayloads,
     SpaceMeasured,
@@ -82,10 +89,13 @@ from scheduler.journal import (
 from scheduler.lifecycle import Cause, Job, State, move
 from scheduler.payloads import AHEAD, Payloads
 from scheduler.peers import Peer
-from scheduler.placement import Chance, choose, prefill
-from scheduler.ready_queue import Demand, ReadyQueue
+from scheduler.placement import Chance, prefill
+from scheduler.queues import Queue, Queues, Settings
+from scheduler.ready_queue import ReadyQueue
+from scheduler.rooms import Rooms
 from scheduler.roster import Node, Roster
-from scheduler.store import Recovered, UnfinishedRow
+from scheduler.store import Arguments, KeyRow, OutcomeRow, Recovered, UnfinishedRow
+from scheduler.timers import Kind, Timers
 from scheduler.waiting import WaitingJobs
 
 ACCEPT_EVERY = 1_000
@@ -94,6 +104,9 @@ ACCEPT_EVERY = 1_000
 PRUNE_EVERY_S, PRUNE_PAUSE_S, PRUNE_SLICE = 60.0, 0.25, 500
 """Old outcomes are looked for so often; while there are more, the next slice follows so soon; rows of one slice, which
 takes a millisecond."""
+
+TIMERS_PER_TURN = 5_000
+"""Jobs that may become due in one turn; the rest follow in the next ones."""
 
 STUCK_S = 0.05
 """Work lying ready on a node so long without a result there is asked back, if another node is idle."""
@@ -121,7 +134,13 @@ class Coordinator:
         self._chance = chance
         self._times = times or Times()
         self._limits = limits or CoordinatorLimits()
-        self._functions = Functions()
+        self._queues = Queues()
+        self._functions = Functions(self._queues)
+        self._timers = Timers()
+        self._dependencies = Dependencies()
+        self._keys = keys.Keys()
+        self._parents_ended: deque[tuple[bytes, bool, str]] = deque()
+        """Jobs others waited for: id, whether it succeeded, and what became of it in words."""
         self._ready = ReadyQueue()
         self._clients = Clients()
         self._roster = Roster()
@@ -141,10 +160,19 @@ class Coordinator:
         self._active: dict[int, Peer] = {}
         """Peers to look after at the end of this turn."""
         self._told_finished = dict(self._finished)
+        self._died: list[Job] = []
+        """Dead letters of this turn,"""
+        self._retried: dict[str, int] = {}
+        """...and jobs that shall run again, by the kind of their failure."""
         self._judge_at = 0.0
-        self._journal = Journal(recovered)
+        self._journal = Journal(recovered, self._functions)
         self._prune_at = math.inf
         self._adrift = Adrift()
+        self._inquiries: list[inquiries.Inquiry] = []
+        self._keyed: list[tuple[KeyRow, Job]] = []
+        """Keys taken by jobs of the submission at hand,"""
+        self._aliased: list[tuple[bytes, bytes]] = []
+        """...and submissions attached to jobs that were there."""
         if recovered is not None:
             self._recover(recovered, unfinished)
 
@@ -169,6 +197,10 @@ class Coordinator:
                     self._blob_failed(event)
                 case OutcomesRead():
                     self._outcomes_read(event)
+                case HistoryRead():
+                    self._history_read(event)
+                case ArgumentsRead():
+                    self._arguments_read(event)
                 case PayloadsRead():
                     self._payloads.arrived(event.found)
                 case OutcomesPruned():
@@ -187,17 +219,22 @@ class Coordinator:
                     drained = True
         for reason, n in garbled.items():
             self._fact("garbled", n, reason=reason)
+        self._ring()
+        self._follow()
         self._place()
         self._let_go_on()
         if drained and now.mono >= self._judge_at:
             self._judge()
+        self._inquire()
         self._settle()
         self._tell_finished()
         self._turn.writes += self._journal.take()
         return self._turn
 
     def deadline(self) -> float | None:
-        times = [self._judge_at]
+        if any(not inquiry.reading for inquiry in self._inquiries):
+            return self._now
+        times = [self._judge_at, self._now + self._timers.next - self._wall]
         for peer in self._active.values():
             due = peer.link.ack_due()
             if due is not None:
@@ -479,6 +516,7 @@ class Coordinator:
                 python=hello.python,
                 slots=max(1, hello.slots),
                 labels=hello.labels,
+                queues=tuple(hello.queues),
             )
             self._roster.add(node)
             self._journal.node(node)
@@ -530,17 +568,25 @@ class Coordinator:
         for sha, (size, holds) in recovered.blobs.items():
             self._exchange.restore(sha, size, holds)
         records: dict[int, Record] = {}
+        for name, value in recovered.settings.items():
+            if name.startswith(QUEUE_SETTING):
+                self._queues.restore(name.removeprefix(QUEUE_SETTING), value)
+        for key in recovered.keys:
+            self._keys.restore(key)
+            if key.until:
+                self._timers.at(key.until, Kind.KEY, (key.namespace, key.key))
         for spec in recovered.specs:
             record = self._functions.restore(spec.number, spec.raw, spec.owner, spec.code, spec.blob)
             records[spec.number] = record
             if spec.blob:
                 self._exchange.restore(record.spec.code, record.spec.code_size, 1)
         for known in recovered.nodes:
-            lock, pid, python, slots, labels = node_about(known)
+            lock, pid, python, slots, labels, queues = node_about(known)
             identity = Identity(known.key, "node", "node", "default")
-            node = Node(known.session, identity, b"", Link(), 0.0, False, math.inf)
-            node.name, node.incarnation, node.host, node.lock = known.name, known.incarnation, known.host, lock
+            node = Node(known.session, identity, b"", Link(), 0.0, False, math.inf, name=known.name)
+            node.incarnation, node.host, node.lock = known.incarnation, known.host, lock
             node.pid, node.python, node.slots, node.labels, node.awaited = pid, python, slots, labels, True
+            node.queues = queues
             self._roster.add(node)
         for row in unfinished:
             record = records[row.spec]
@@ -549,10 +595,14 @@ class Coordinator:
             payload = row.payload or b""
             job = Job(row.id, counter_of(row.id), client, record, payload, large, row.rank, State.ADRIFT)
             job.size, job.absent = row.payload_bytes, len(payload) < row.payload_bytes
-            job.attempt, job.lost_nodes, job.crashes = row.attempt, row.lost_nodes, row.crashes
-            job.memory_kills, job.story = row.memory_kills, retries.unpack(row.story)
+            job.attempt, job.at, job.since, job.due, job.saved = row.attempt, row.at, row.at, row.due, row.saved
+            job.summary, job.about = row.summary, About.decode(row.about)
+            retries.restore(job, row.tries)
             client.jobs[job.counter] = job
             self._adrift.add(job, row.node if row.token else b"")
+            record.queue.take(ADRIFT)
+            record.queue.jobs += 1
+            self._set_timers(job)
             record.live += 1
             self._admission.taken(job)
             self._payloads.taken(job)
@@ -573,6 +623,11 @@ class Coordinator:
             self._prune_at = self._now + PRUNE_EVERY_S
         for peer in (*self._clients, *self._roster):
             peer.heard_at = self._now
+        early = [job for job in self._adrift if job.due > self._wall]  # nobody can hold those
+        for job in early:
+            self._adrift.found(job)
+            self._ashore(job)
+            move(job, Cause.PUT_OFF)
         if self._adrift:
             self._fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
         self._land()
@@ -591,6 +646,7 @@ class Coordinator:
                 continue
             if job.state is State.ADRIFT:
                 self._adrift.found(job)
+                self._ashore(job)
             elif job.node is not None and job.token:
                 job.node.leases.end(job.token)
                 superseded.setdefault(id(job.node), (job.node, []))[1].append(job.token)
@@ -608,11 +664,24 @@ class Coordinator:
         """When all who may hold jobs of an earlier life have told, or are given up, the rest is nobody's."""
         if self._adrift and not any(node.awaited for node in self._roster):
             rest, doubtful = self._adrift.rest()
+            back: list[Job] = []
             for job in rest:
-                move(job, Cause.LEFT_OVER)
-            self._push_back(rest, "no node has them since the coordinator was restarted")
+                self._ashore(job)
+                if job.about.after:
+                    move(job, Cause.PUT_OFF)
+                    self._wait_for_parents(job)
+                else:
+                    move(job, Cause.LEFT_OVER)
+                    back.append(job)
+            self._push_back(back, "no node has them since the coordinator was restarted")
             for job in doubtful:
+                self._ashore(job)
                 self._give_up(job, "the node that may have started it did not come back after a restart")
+
+    @staticmethod
+    def _ashore(job: Job) -> None:
+        record: Record = job.record
+        record.queue.give_back(ADRIFT)
 
     def _await(self, client: Client, counters: list[int]) -> None:
         """A session that was away for a life of ours: what has become of these?"""
@@ -630,29 +699,43 @@ class Coordinator:
             return  # it comes in its turn, as a submission does, and is handed in again
         for counter, jid in zip(message.counters, message.jobs, strict=True):
             client.accepted = max(client.accepted, counter)  # it comes in its turn, as a submission does
-            owner = self._clients.get(session_of(jid))
-            job = None if owner is None else owner.jobs.get(counter_of(jid))
-            if job is None or not _may_see(client, job.client.namespace):
+            if not self._attach(client, counter, jid):
                 wanted.append(Wanted(jid, client.session, counter))
-            elif (client.session, counter) not in (job.watchers or ()):
-                job.watchers = [*(job.watchers or ()), (client.session, counter)]
         self._active[id(client)] = client
         self._look_up(wanted)
 
+    def _unfinished(self, jid: bytes) -> Job | None:
+        owner = self._clients.get(session_of(jid))
+        return None if owner is None else owner.jobs.get(counter_of(jid))
+
+    def _attach(self, client: Client, counter: int, jid: bytes) -> bool:
+        """Owe the outcome of an unfinished job under this counter too; whether there is such a job."""
+        job = self._unfinished(jid)
+        if job is None or not _may_see(client, job.client.namespace):
+            return False
+        if (client.session, counter) not in (job.watchers or ()):
+            job.watchers = [*(job.watchers or ()), (client.session, counter)]
+        return True
+
     def _look_up(self, wanted: list[Wanted]) -> None:
         if wanted and self._journal.open:
-            self._turn.after_commit.append(ReadOutcomes(wanted))
+            self._turn.after_commit.append(ReadOutcomes(wanted, self._wall))
         else:
-            self._outcomes_read(OutcomesRead([(w, None) for w in wanted]))
+            self._outcomes_read(OutcomesRead([(w, None, b"") for w in wanted]))
 
     def _outcomes_read(self, event: OutcomesRead) -> None:
-        for wanted, row in event.found:
+        for wanted, row, alias in event.found:
+            if wanted.child:
+                self._parent_known(wanted, row)
+                continue
             client = self._clients.get(wanted.session)
             if client is None or client.left:
                 continue
             if wanted.cancel:
                 if row is None or row.outcome != Outcome.CANCELLED:  # else it has heard so, or asks what became of it
                     self._not_cancelled(client, [wanted.job])
+                continue
+            if alias and self._attach(client, wanted.counter, alias):
                 continue
             kept = self._journal.session(session_of(wanted.job))
             visible = kept is not None and _may_see(client, kept.namespace)
@@ -694,6 +777,7 @@ class Coordinator:
             return  # it knows, or will
         first, count = message.first, len(message.payloads)
         large = {row: (sha, size) for row, sha, size in message.large}
+        abouts: dict[int, bytes] = {row: about for row, about in message.abouts}  # noqa: C416 (they are lists)
         skip = max(0, client.accepted + 1 - first)
         if skip >= count:
             client.told = min(client.told, client.accepted - 1)
@@ -721,26 +805,84 @@ class Coordinator:
             if ref is not None and ref[0] not in self._exchange:
                 refused.append(self._refuse_job(client, counter, "its payload did not arrive"))
                 continue
+            about = NOTHING_SPECIAL
+            if row in abouts:
+                try:
+                    about = About.decode(abouts[row])
+                except BadSpec as e:
+                    refused.append(self._refuse_job(client, counter, str(e)))
+                    continue
+                if about.key and self._attached(client, counter, record, about, refused):
+                    continue
             if ref is not None:
                 self._exchange.named(client, ref[0])
             self._rank += 1
             job = Job(job_id(session, counter), counter, client, record, payload, ref, self._rank)
             job.size = len(payload)
+            job.at = job.since = self._wall
+            job.summary = message.summaries[row]
             jobs[counter] = job
             record.live += 1
+            record.queue.jobs += 1
             admission.taken(job)
             payloads.taken(job)
-            ready.push(job)
             accepted.append(job)
+            if about is NOTHING_SPECIAL and not record.timed:
+                ready.push(job)
+            else:
+                job.about = about
+                self._begin(job)
         client.accepted = max(client.accepted, first + count - 1)
         self._unneeded(client, message, count)
         self._journal.refused(client, refused, self._wall)
+        for alias, jid in self._aliased:
+            self._journal.alias(client, alias, jid, self._wall)
+        self._aliased.clear()
         if accepted:
             self._journal.accepted(client, accepted)
+            for row_, job in self._keyed:
+                self._journal.key(row_, job)
+            self._keyed.clear()
             self._relieve_memory(accepted)
             self._fact("jobs_accepted", len(accepted), session=client.session.hex())
         if full:
             self._hold(client, full)
+
+    def _begin(self, job: Job) -> None:
+        """A new job of which something special is said: it may have to wait for a moment, or for others."""
+        about = job.about
+        job.due = max(about.at, job.at + about.delay_s if about.delay_s else 0.0)
+        if about.key:
+            namespace = job.record.spec.namespace
+            mark = keys.fingerprint(job.record.spec, about)
+            self._keyed.append((self._keys.take(namespace, about.key, job.id, mark), job))
+        self._set_timers(job)
+        if about.after or job.due > self._wall:
+            job.state = State.SCHEDULED
+            if about.after:
+                self._wait_for_parents(job)
+        else:
+            self._ready.push(job)
+
+    def _attached(
+        self, client: Client, counter: int, record: Record, about: About, refused: list[tuple[bytes, bytes]]
+    ) -> bool:
+        """Whether a job is there under this key already: then the submission is told of that one, or of a conflict."""
+        spec = record.spec
+        kept = self._keys.get(spec.namespace, about.key, self._wall)
+        if kept is None:
+            if len(self._keys) >= keys.MAX_KEYS:
+                refused.append(self._refuse_job(client, counter, f"{keys.MAX_KEYS} keys are taken, which is the limit"))
+                return True
+            return False
+        if kept.fingerprint != keys.fingerprint(spec, about):
+            why = f"the key {about.key!r} belongs to job {format_job(kept.job)}, which asks for something else"
+            refused.append(self._refuse_job(client, counter, why, "KeyConflict"))
+            return True
+        self._aliased.append((job_id(client.session, counter), kept.job))
+        if not self._attach(client, counter, kept.job):
+            self._look_up([Wanted(kept.job, client.session, counter)])
+        return True
 
     def _relieve_memory(self, jobs: Iterable[Job]) -> None:
         """Payloads that the store has and that are not needed soon go, if there are too many."""
@@ -781,6 +923,8 @@ class Coordinator:
                 spec = record.spec
                 if spec.rules.at_most_once and not (spec.durable and self._journal.open):
                     raise BadSpec("what must not start twice (at most once) must be durable")
+                if self._queues.full and self._queues.get(spec.rules.queue) is None:
+                    raise BadSpec(f"{len(self._queues)} queues are the limit, and {spec.rules.queue!r} is another")
                 if spec.namespace != client.namespace:
                     raise BadSpec(f"its namespace {spec.namespace!r} is not the session's ({client.namespace!r})")
                 if spec.by_value and not record.code:
@@ -798,63 +942,79 @@ class Coordinator:
                 out.append(f"its description is not usable: {e}")
         return out
 
-    def _refuse_job(self, client: Client, counter: int, why: str) -> tuple[bytes, bytes]:
+    def _refuse_job(self, client: Client, counter: int, why: str, kind: str = "JobRefused") -> tuple[bytes, bytes]:
         """Its id and the failure that is owed."""
         self._finished[Outcome.FAILED] += 1
-        failure = Failure("JobRefused", f"the coordinator did not take the job: {why}").encode()
+        failure = Failure(kind, f"the coordinator did not take the job: {why}").encode()
         client.owe(Owed(counter, Outcome.FAILED, failure, None))
         return job_id(client.session, counter), failure
 
     # ------------------------------------------------------------------------------- placing
 
     def _place(self) -> None:
-        if not self._ready or not len(self._roster):
+        """Deal ready jobs out, whose turn it is first, as far as there is room."""
+        ready = self._ready
+        if not ready or not len(self._roster):
             return
         batches: dict[int, tuple[Node, Batch]] = {}
-        limits = self._limits
-        for demand in self._ready.demands():
-            candidates = [n for n in self._roster.fitting(demand) if n.placeable]
-            time, once = None, False
-            open_nodes: list[Node] = []
-            room: dict[int, int] = {}
-            while (job := self._ready.head(demand)) is not None:
-                record: Record = job.record
-                if record.time is not time or record.once is not once:
-                    time, once = record.time, record.once
-                    mean_s = 0.0 if once else time.mean_s
-                    room = {
-                        id(n): min(
-                            MAX_HELD // 2, n.slots + prefill(n.slots, mean_s, limits.prefill_s, limits.prefill_max)
-                        )
-                        - n.outstanding
-                        for n in candidates
-                    }
-                    open_nodes = [n for n in candidates if room[id(n)] > 0]
-                if not open_nodes or job.absent:
-                    break
-                node = choose(open_nodes, self._chance)
-                self._ready.pop(demand)
-                self._lease(job, node)
-                entry = batches.get(id(node))
-                if entry is None:
-                    entry = batches[id(node)] = (node, Batch())
-                entry[1].add(job)
-                if entry[1].full:
-                    self._assign(*batches.pop(id(node)))
-                room[id(node)] -= 1
-                if room[id(node)] <= 0:
-                    open_nodes.remove(node)
-            if self._payloads.absent and candidates:
-                self._read_ahead(demand)
+        rooms: dict[tuple[Demand, int, bool], Rooms] = {}
+        shut: set[tuple[str, Line]] = set()
+        """Lines of which nothing more can go in this turn."""
+
+        def may_go(queue: Queue, line: Line) -> bool:
+            return queue.room != 0 and (queue.name, line) not in shut
+
+        absent: dict[int, deque[Job]] = {}
+        turn = ready.turn(may_go)
+        while turn is not None:
+            job = turn.job
+            record: Record = job.record
+            queue = record.queue
+            key = record.line.demand, id(record.time), record.once
+            room = rooms.get(key)
+            if room is None:
+                room = rooms[key] = self._rooms(record.line.demand, record.time, record.once)
+            node = None if job.absent else room.choose(self._chance, queue)
+            if node is None:
+                shut.add((queue.name, record.line))
+                if self._payloads.absent and room.nodes:
+                    absent[id(turn.line)] = turn.line
+                turn = ready.turn(may_go)
+                continue
+            ready.pop(turn)
+            self._lease(job, node)
+            entry = batches.get(id(node))
+            if entry is None:
+                entry = batches[id(node)] = (node, Batch())
+            entry[1].add(job)
+            if entry[1].full:
+                self._assign(*batches.pop(id(node)))
+            following = ready.same_line(turn) if queue.settings.max_running is None else None
+            if following is None:
+                if self._payloads.absent:
+                    absent[id(turn.line)] = turn.line
+                following = ready.turn(may_go)
+            turn = following
         for node, batch in batches.values():
             self._assign(node, batch)
+        for line in absent.values():
+            self._read_ahead(line)
 
-    def _read_ahead(self, demand: Demand) -> None:
+    def _rooms(self, demand: Demand, time: RunTime, once: bool) -> Rooms:
+        limits = self._limits
+        mean_s = 0.0 if once else time.mean_s
+        nodes = [n for n in self._roster.fitting(demand) if n.placeable]
+        most = {
+            id(n): min(MAX_HELD // 2, n.slots + prefill(n.slots, mean_s, limits.prefill_s, limits.prefill_max))
+            for n in nodes
+        }
+        return Rooms([n for n in nodes if n.outstanding < most[id(n)]], most)
+
+    def _read_ahead(self, line: deque[Job]) -> None:
         """Have payloads at hand a little before their turn."""
         for place in (0, AHEAD // 2):
-            job = self._ready.at(demand, place)
-            if job is not None and job.absent:
-                ranks = self._payloads.wanted(self._ready.next(demand, AHEAD))
+            if place < len(line) and line[place].absent:
+                ranks = self._payloads.wanted(self._ready.next(line, AHEAD))
                 if ranks:
                     self._turn.after_commit.append(ReadPayloads(ranks))
                 return
@@ -890,8 +1050,8 @@ class Coordinator:
         late: list[int] = []
         spent: dict[int, list[Any]] = {}
         crashed: list[Job] = []
-        for row, (token, end, payload, run_us) in enumerate(
-            zip(message.tokens, message.ends, message.payloads, message.run_us, strict=True)
+        for row, (token, end, payload, run_us, worker) in enumerate(
+            zip(message.tokens, message.ends, message.payloads, message.run_us, message.workers, strict=True)
         ):
             job = node.leases.end(token)
             ref = large.get(row)
@@ -899,9 +1059,15 @@ class Coordinator:
                 late.append(token)
                 continue
             if end == End.CRASHED or end == End.MEMORY:
-                self._crashed(node, job, end == End.MEMORY, payload, crashed)
+                self._crashed(node, job, end == End.MEMORY, payload, crashed, run_us, worker)
                 continue
-            outcome = Outcome.SUCCEEDED if end == End.SUCCEEDED else Outcome.FAILED
+            outcome = Outcome.SUCCEEDED
+            if end != End.SUCCEEDED:
+                if ref is None and end in _ERRORS and self._raised(node, job, end, payload, run_us, worker):
+                    continue
+                outcome = Outcome.FAILED
+            else:
+                job.story = [*job.story, retries.Tried(job.attempt, node.name, "", self._wall, run_us, worker)]
             if ref is not None and ref[0] not in self._exchange:
                 outcome, ref = Outcome.LOST, None
                 payload = Failure("JobLost", "its result did not arrive").encode()
@@ -927,11 +1093,33 @@ class Coordinator:
             self._fact("results_discarded", len(late), node=node.name)
             self._send(node, Discard(late))
 
-    def _crashed(self, node: Node, job: Job, memory: bool, payload: bytes, back: list[Job]) -> None:
+    def _raised(self, node: Node, job: Job, end: int, payload: bytes, run_us: int, worker: int) -> bool:
+        """Its function raised, or wishes a pause: whether it shall run again."""
+        failure = Failure.decode(payload)
+        again = True
+        if not retries.told(job):
+            retries.remember(job, node.name, f"{failure.kind}: {failure.text}", self._wall, run_us, worker)
+            again = retries.after_error(job, failure, end)
+        if not again:
+            return False
+        move(job, Cause.RETRY)
+        job.node, job.token, job.retracting = None, 0, False
+        job.due = self._wall + retries.pause_s(job, failure, self._chance)
+        self._retried[failure.kind] = self._retried.get(failure.kind, 0) + 1
+        if job.cancel_wished:
+            self._cancel_ready(job)
+            return True
+        self._journal.standing(job)
+        self._timers.at(job.due, Kind.DUE, job)
+        return True
+
+    def _crashed(
+        self, node: Node, job: Job, memory: bool, payload: bytes, back: list[Job], run_us: int, worker: int
+    ) -> None:
         failure = Failure.decode(payload)  # the agent's own words
         again = True
         if not retries.told(job):
-            retries.remember(job, node.name, failure.text, self._wall)
+            retries.remember(job, node.name, failure.text, self._wall, run_us, worker)
             again = retries.after_crash(job, memory)
         if again:
             move(job, Cause.CRASHED)
@@ -962,22 +1150,31 @@ class Coordinator:
         aside as a dead letter."""
         move(job, cause)
         job.outcome = OUTCOMES[outcome]
-        job.node = None
+        node, job.node = job.node, None
         client: Client = job.client
         record: Record = job.record
         del client.jobs[job.counter]
         record.live -= 1
+        record.queue.jobs -= 1
         self._admission.ended(job)
         self._payloads.ended(job)
-        if dead:
+        well = job.outcome is Outcome.SUCCEEDED
+        if job.about is not NOTHING_SPECIAL:
+            self._over(job)
+        if len(self._dependencies):
+            self._parents_ended.append((job.id, well, f"is {job.outcome.word}"))
+        if dead or (not well and job.retries and record.spec.rules.retries):
+            dead = True
             self._dead += 1
-            self._fact("jobs_dead", cause=f"{format_job(job.id)} ({record.spec.name})")
-        if job.large is not None:
-            self._exchange.release(job.large[0])
+            self._died.append(job)
         word = job.outcome
         self._finished[word] += 1
-        if self._journal.ended(job, outcome, payload, large, self._wall, dead) and large is not None:
+        name = "" if node is None else node.name
+        kept = self._journal.ended(job, outcome, payload, large, self._wall, dead, name)
+        if kept and large is not None:
             self._exchange.hold(large[0])  # for the row
+        if job.large is not None and (well or not kept):  # else the row keeps its arguments
+            self._exchange.release(job.large[0])
         for session, counter in job.watchers or ():
             watcher = self._clients.get(session)
             if watcher is not None and not watcher.left:
@@ -990,6 +1187,18 @@ class Coordinator:
             if large is not None:
                 client.fetchable[large[0]] = client.fetchable.get(large[0], 0) + 1
         self._active[id(client)] = client
+
+    def _over(self, job: Job) -> None:
+        """Something special was said of a job that has ended."""
+        about = job.about
+        if about.after:
+            self._dependencies.forget(job)
+        if about.key:
+            rules = job.record.spec.rules
+            row = self._keys.ended(job.record.spec.namespace, about.key, job.id, self._wall + rules.key_ttl_s)
+            if row is not None:
+                self._journal.key(row, job)
+                self._timers.at(row.until, Kind.KEY, (row.namespace, row.key))
 
     def _returned(self, node: Node, message: Returned) -> None:
         back = [job for t in dict.fromkeys(message.tokens) if (job := node.leases.get(t)) is not None]
@@ -1024,20 +1233,102 @@ class Coordinator:
         self._push_back(back, f"node {node.name} has not started them")
 
     def _push_back(self, jobs: list[Job], cause: str) -> None:
+        """These are ready again."""
         if jobs:
             self._fact("jobs_requeued", len(jobs), cause=cause)
         wished = [j for j in jobs if j.cancel_wished]
+        late = [j for j in jobs if 0 < j.expires <= self._wall and not j.story and not j.cancel_wished]
+        for job in jobs:
+            job.since = max(job.due, job.at)
         self._ready.push_back(jobs)
-        for demand in {j.record.demand for j in jobs} if len(self._waiting) else ():
+        for demand in {j.record.line.demand for j in jobs} if len(self._waiting) else ():
             self._waiting.requeued(demand)
         for job in wished:
             self._cancel_ready(job)
+        for job in late:
+            self._expire(job)
+
+    # ------------------------------------------------------------------------------- time and other jobs
+
+    def _set_timers(self, job: Job) -> None:
+        expires_s = job.record.spec.rules.expires_s
+        if expires_s:
+            job.expires = job.at + expires_s
+            self._timers.at(job.expires, Kind.EXPIRES, job)
+        if job.due > self._wall:
+            self._timers.at(job.due, Kind.DUE, job)
+
+    def _ring(self) -> None:
+        """What the clock says is due."""
+        if self._timers.next > self._wall:
+            return
+        back: list[Job] = []
+        for kind, what in self._timers.take(self._wall, TIMERS_PER_TURN):
+            if kind is Kind.KEY:
+                namespace, name = what
+                if self._keys.expired(namespace, name, self._wall):
+                    self._journal.key_free(namespace, name)
+            elif kind is Kind.DUE:
+                if what.state is State.SCHEDULED and what.due <= self._wall and not self._dependencies.waits_for(what):
+                    move(what, Cause.DUE)
+                    back.append(what)
+            elif what.state in (State.SCHEDULED, State.READY) and not what.story:
+                self._expire(what)
+            elif what.state is State.LEASED and not what.story:
+                self._retract(what.node, [what])
+        self._make_ready(back)
+
+    def _make_ready(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.since = max(job.due, job.at)
+        if jobs:
+            self._ready.push_back(jobs)
+
+    def _expire(self, job: Job) -> None:
+        if job.state is State.READY:
+            self._ready.dropped(job)
+        text = f"it had not begun {job.record.spec.rules.expires_s:g} s after it was handed in (expires_s)"
+        self._end(job, Cause.EXPIRED, Outcome.EXPIRED, Failure("JobExpired", text).encode())
+
+    def _wait_for_parents(self, job: Job) -> None:
+        """It goes on when all of them have ended; those that are not in memory are looked up."""
+        self._dependencies.wait(job, job.about.after)
+        self._look_up(
+            [Wanted(p, b"", 0, child=job.id) for p in dict.fromkeys(job.about.after) if self._unfinished(p) is None]
+        )
+
+    def _parent_known(self, wanted: Wanted, row: Owed | None) -> None:
+        """What the store says of a parent."""
+        child = self._unfinished(wanted.child)
+        if child is None or wanted.job not in self._dependencies.waits_for(child):
+            return
+        kept = self._journal.session(session_of(wanted.job))
+        if row is None or kept is None or kept.namespace != child.record.spec.namespace:
+            self._parent_over(child, wanted.job, False, "is not known (any more)")
+        else:
+            outcome = OUTCOMES[row.outcome]
+            self._parent_over(child, wanted.job, outcome is Outcome.SUCCEEDED, f"is {outcome.word}")
+
+    def _follow(self) -> None:
+        """Tell those who waited for jobs that have ended; ends may follow from ends."""
+        while self._parents_ended:
+            parent, well, word = self._parents_ended.popleft()
+            for child in self._dependencies.ended(parent):
+                self._parent_over(child, parent, well, word)
+
+    def _parent_over(self, child: Job, parent: bytes, well: bool, word: str) -> None:
+        if not well and child.record.spec.rules.after_failure == "fail":
+            text = f"it was to run after job {format_job(parent)}, which {word}"
+            self._end(child, Cause.PARENT_FAILED, Outcome.FAILED, Failure("DependencyFailed", text).encode())
+        elif self._dependencies.met(child, parent) and child.due <= self._wall:
+            move(child, Cause.DUE)
+            self._make_ready([child])
 
     # ------------------------------------------------------------------------------- cancelling
 
     def _cancel(self, client: Client, ids: list[bytes]) -> None:
         denied, ended = [], []
-        retract: dict[int, tuple[Node, list[Job]]] = {}
+        wished: list[Job] = []
         for jid in dict.fromkeys(ids):
             owner = self._clients.get(session_of(jid))
             job = None if owner is None else owner.jobs.get(counter_of(jid))
@@ -1048,15 +1339,9 @@ class Coordinator:
             elif job.state is State.RUNNING:
                 job.cancel_wished = False  # of an earlier copy of this wish: a denial is for good
                 denied.append(jid)
-            elif job.state is State.READY:
-                self._cancel_ready(job)
-            elif job.state is State.ADRIFT:
-                job.cancel_wished = True
             else:
-                job.cancel_wished = True
-                retract.setdefault(id(job.node), (job.node, []))[1].append(job)
-        for node, jobs in retract.values():
-            self._retract(node, jobs)
+                wished.append(job)
+        self._cancel_jobs(wished)
         if denied or ended:  # but for those it is yet to hear are cancelled, by an earlier wish
             cancelled = {
                 job_id(client.session, row.counter) for row in client.owed() if row.outcome == Outcome.CANCELLED
@@ -1066,8 +1351,22 @@ class Coordinator:
         if denied:
             self._not_cancelled(client, denied)
 
+    def _cancel_jobs(self, jobs: Iterable[Job]) -> None:
+        """Cancel what has not started; what a node has is asked back."""
+        retract: dict[int, tuple[Node, list[Job]]] = {}
+        for job in jobs:
+            if job.state in (State.READY, State.SCHEDULED):
+                self._cancel_ready(job)
+            elif job.state is not State.RUNNING:
+                job.cancel_wished = True
+                if job.state is State.LEASED:
+                    retract.setdefault(id(job.node), (job.node, []))[1].append(job)
+        for node, some in retract.values():
+            self._retract(node, some)
+
     def _cancel_ready(self, job: Job) -> None:
-        self._ready.dropped(job)
+        if job.state is State.READY:
+            self._ready.dropped(job)
         text = "cancelled before it ran again" if job.story else "cancelled before it started"
         self._end(job, Cause.CANCELLED, Outcome.CANCELLED, Failure("Cancelled", text).encode())
 
@@ -1111,6 +1410,8 @@ class Coordinator:
     def _client_left(self, client: Client, reason: str) -> None:
         client.left = client.forgotten = True
         self._admission.held.pop(client, None)
+        bound = [job for job in client.jobs.values() if job.record.spec.rules.client_bound]
+        self._cancel_jobs(bound)
         self._fact("client_forgotten", session=client.session.hex(), reason=reason)
         self._drop_owed(client)
         self._exchange.forget(client)
@@ -1196,7 +1497,7 @@ class Coordinator:
                 pause = min(pause, STUCK_S)
         for client in list(self._clients):
             if client.left:
-                if not client.jobs:
+                if not client.jobs and client.session != HOUSE:
                     self._clients.remove(client)
                 continue
             silent = now - client.heard_at
@@ -1209,10 +1510,13 @@ class Coordinator:
         self._waiting.watch(self._ready, self._roster, now)
         self._tell(self._waiting.words(self._ready, self._roster, now))
         self._exchange.relieve(now - times.suspect_s)
+        self._ready.tidy()
+        if len(self._timers) > TIMERS_PER_TURN + 2 * (self._admission.jobs + len(self._keys)):
+            self._timers.sweep(lambda kind, what: kind is Kind.KEY or what.state is not State.FINISHED)
         if now >= self._prune_at:
             self._prune_at = math.inf  # until it is answered
             before = self._wall - self._limits.keep_outcomes_s
-            self._turn.after_commit.append(PruneOutcomes(before, self._limits.keep_outcomes, PRUNE_SLICE))
+            self._turn.after_commit.append(PruneOutcomes(before, self._limits.keep_outcomes, PRUNE_SLICE, self._wall))
         self._judge_at = now + pause
 
     def _unheard(self, peer: Peer) -> bool:
@@ -1250,7 +1554,9 @@ class Coordinator:
                 continue
             room = sum(n.slots - n.outstanding for n in idle)
             asked = sum(1 for j in node.leases if j.retracting)
-            movable = [j for j in node.leases.newest_unstarted() if any(n.satisfies(j.record.demand) for n in idle)]
+            movable = [
+                j for j in node.leases.newest_unstarted() if any(n.satisfies(j.record.line.demand) for n in idle)
+            ]
             self._retract(node, movable[: max(0, min(surplus, room) - asked)])
 
     # ------------------------------------------------------------------------------- ending a turn
@@ -1301,6 +1607,13 @@ class Coordinator:
             self._exchange.effects = []
 
     def _tell_finished(self) -> None:
+        if self._died:
+            first = self._died[0]
+            self._fact("jobs_dead", len(self._died), first=format_job(first.id), function=first.record.spec.name)
+            self._died = []
+        for kind, n in self._retried.items():
+            self._fact("jobs_retried", n, reason=kind)
+        self._retried.clear()
         if self._told_finished != self._finished:
             for outcome, n in self._finished.items():
                 if n != self._told_finished[outcome]:
@@ -1315,8 +1628,216 @@ class Coordinator:
                 self._send(client, Answer(message.ask, "", self._status()))
             case "nodes":
                 self._send(client, Answer(message.ask, "", answers.nodes(self._roster, self._now, message.about)))
+            case "jobs" | "job" | "explain" | "queues" | "queue" | "cancel" | "retry" | "drop":
+                try:
+                    self._about_jobs(client, message.ask, message.topic, message.about)
+                except (inquiries.BadQuestion, ValueError) as e:
+                    self._send(client, Answer(message.ask, str(e), {}))
             case unknown:
                 self._send(client, Answer(message.ask, f"no topic is called {unknown[:40]!r}", {}))
+
+    def _about_jobs(self, client: Client, ask: int, topic: str, about: dict[str, Any]) -> None:
+        """Questions and orders about jobs and queues. Raises ``ValueError`` with what is wrong with them."""
+        match topic:
+            case "jobs":
+                self._find(client, ask, about)
+            case "job" | "explain":
+                jid = inquiries.job_of(about)
+                job = self._unfinished(jid)
+                if job is not None and _may_see(client, job.record.spec.namespace):
+                    body: dict[str, Any] = {"job": inquiries.of_job(job)}
+                    if topic == "explain":
+                        body["why"] = self._explain(job)
+                    self._send(client, Answer(ask, "", body))
+                else:
+                    self._turn.after_commit.append(ReadArguments((client.session, ask, topic, {}), [jid]))
+            case "queues":
+                rows = [answers.queue(q, self._ready_in(q)) for q in sorted(self._queues, key=lambda q: q.name)]
+                self._send(client, Answer(ask, "", {"queues": rows}))
+            case "queue":
+                self._send(client, Answer(ask, "", {"queue": self._set_queue(client, about)}))
+            case "cancel":
+                jobs = [j for jid in inquiries.jobs_of(about) if (j := self._unfinished(jid)) is not None]
+                mine = [j for j in jobs if _may_see(client, j.record.spec.namespace)]
+                before = self._admission.jobs
+                self._cancel_jobs(mine)
+                self._send(client, Answer(ask, "", {"found": len(mine), "cancelled": before - self._admission.jobs}))
+            case "retry" | "drop":
+                self._turn.after_commit.append(
+                    ReadArguments((client.session, ask, topic, about), inquiries.jobs_of(about))
+                )
+
+    def _ready_in(self, queue: Queue) -> int:
+        return self._ready.count(queue.name)
+
+    def _set_queue(self, client: Client, about: dict[str, Any]) -> dict[str, Any]:
+        name = about.get("name")
+        if type(name) is not str or not 0 < len(name) <= WORD_CHARS:
+            raise ValueError(f"a queue's name has 1 to {WORD_CHARS} characters")
+        wanted = about.get("set", {})
+        if type(wanted) is not dict:
+            raise ValueError("what is to be set is a mapping")
+        if self._queues.full and self._queues.get(name) is None:
+            raise ValueError(f"{len(self._queues)} queues are the limit")
+        queue = self._queues.named(name)
+        settings = queue.settings.changed(wanted)
+        if settings != queue.settings:
+            queue.settings = settings
+            self._journal.setting(QUEUE_SETTING + name, settings.pack() if settings != Settings() else None)
+            self._fact("queue_set", queue=name, owner=client.identity.owner, what=settings.words)
+        return answers.queue(queue, self._ready_in(queue))
+
+    def _find(self, client: Client, ask: int, about: dict[str, Any]) -> None:
+        wanted = inquiries.Filter.of(about)
+        limit, more = about.get("limit", 50), about.get("more") or {"rank": 0, "before": 0}
+        if type(limit) is not int or not 1 <= limit <= inquiries.PAGE:
+            raise ValueError(f"limit is 1 to {inquiries.PAGE}")
+        if type(more) is not dict or not all(
+            type(more.get(k)) is int and -1 <= more[k] < 1 << 62 for k in ("rank", "before")
+        ):
+            raise ValueError("more is what the page before gave")
+        if len(self._inquiries) >= MAX_INQUIRIES:
+            raise ValueError(f"{MAX_INQUIRIES} questions are being looked into; ask again")
+        namespace = None if client.identity.role == "owner" else client.namespace
+        # A later page is beyond the unfinished jobs if it names none of them.
+        first = "more" not in about or not about["more"]
+        in_memory = wanted.any_unfinished and (first or more["rank"] > 0)
+        self._inquiries.append(
+            inquiries.Inquiry(
+                client,
+                ask,
+                wanted,
+                wanted.search(self._functions, namespace),
+                namespace,
+                limit,
+                inquiries.newest_first(self._clients, more["rank"]) if in_memory else iter(()),
+                more["before"] if wanted.any_finished and self._journal.open else -1,
+            )
+        )
+
+    def _inquire(self) -> None:
+        """Go on with what people have asked for, a slice each."""
+        for inquiry in [i for i in self._inquiries if not i.reading]:
+            if not inquiry.look(self._functions):
+                continue
+            through = not inquiry.full and inquiry.left > 0
+            if through and inquiry.before >= 0:
+                inquiry.reading = True
+                self._turn.after_commit.append(
+                    ReadHistory(
+                        inquiry, inquiry.search, inquiry.before, inquiry.limit - len(inquiry.rows), inquiries.SLICE
+                    )
+                )
+                continue
+            self._inquiries.remove(inquiry)
+            left = not through and next(inquiry.jobs, None) is not None
+            self._active[id(inquiry.client)] = inquiry.client
+            self._send(inquiry.client, Answer(inquiry.ask, "", inquiry.answer(left)))
+
+    def _history_read(self, event: HistoryRead) -> None:
+        if event.ask in self._inquiries:
+            event.ask.take(event.rows, event.before, self._functions)
+
+    def _arguments_read(self, event: ArgumentsRead) -> None:
+        """What the store has of jobs that somebody asks or orders something about."""
+        session, ask, topic, about = event.ask
+        client = self._clients.get(session)
+        if client is None or client.left:
+            return
+        self._active[id(client)] = client
+        rows = {}
+        for jid, found in event.found.items():
+            spec = None if found is None else self._functions.spec(found[0].spec)
+            if found is not None and _may_see(client, spec.namespace if spec else ""):
+                rows[jid] = found
+        if topic in ("job", "explain"):
+            jid = next(iter(event.found))
+            if jid not in rows:
+                self._send(client, Answer(ask, f"no job {format_job(jid)} is known to this coordinator", {}))
+                return
+            job = inquiries.of_row(rows[jid][0], self._functions)
+            body: dict[str, Any] = {"job": job}
+            if topic == "explain":
+                body["why"] = [f"it is over: {job['state']}"]
+            self._send(client, Answer(ask, "", body))
+        elif topic == "drop":
+            self._journal.drop(list(rows))
+            blobs = [kept.sha for _, kept in rows.values() if kept is not None and kept.sha is not None]
+            for sha in blobs:
+                self._exchange.release(sha)
+            self._send(client, Answer(ask, "", {"dropped": len(rows)}))
+        else:
+            self._send(client, Answer(ask, "", self._run_again(client, rows, about)))
+
+    def _run_again(
+        self, client: Client, rows: dict[bytes, tuple[OutcomeRow, Arguments | None]], about: dict[str, Any]
+    ) -> dict[str, Any]:
+        """New jobs with the arguments of these; ``about`` may have a spec and code of its own."""
+        made: dict[str, str] = {}
+        refused: dict[str, str] = {}
+        other: Record | str = ""
+        if about.get("spec"):
+            code = about.get("code", b"")
+            message = Submit(1, [about["spec"]], [], [], [], [[sha256(code).digest(), code]] if code else [], [], [])
+            other = self._records(client, message)[0]
+        agent = self._of_the_house()
+        accepted: list[Job] = []
+        for jid, (row, kept) in rows.items():
+            record: Record | str | None = other or self._functions.numbered(row.spec)
+            why = self._admission.full()
+            if isinstance(record, str):
+                why = record
+            elif record is None or (record.spec.by_value and not record.code and not record.holds_blob):
+                why = "its function is not kept any more: give it anew (fn=...)"
+            elif kept is None:
+                why = "its arguments are not kept: those of jobs that succeeded or were dropped are not"
+            elif kept.sha is not None and kept.sha not in self._exchange:
+                why = "its arguments are lost"
+            if why or record is None or isinstance(record, str) or kept is None:
+                refused[format_job(jid)] = why
+                continue
+            job = self._job_of_ours(agent, record, kept, row.summary, About(retry_of=jid))
+            accepted.append(job)
+            made[format_job(jid)] = format_job(job.id)
+        if accepted:
+            self._journal.accepted(agent, accepted)
+            self._fact("jobs_accepted", len(accepted), session=agent.session.hex())
+        return {"made": made, "refused": refused}
+
+    def _of_the_house(self) -> Client:
+        """The session of jobs that the coordinator makes itself; nobody is behind it."""
+        client = self._clients.get(HOUSE)
+        if client is None:
+            kept = self._journal.session(HOUSE)
+            identity = Identity("", "owner", "coordinator", "default")
+            client = Client(HOUSE, identity, b"", Link(), self._now, False, left=True)
+            client.accepted = kept.accepted if kept else 0
+            self._clients.add(client)
+        return client
+
+    def _job_of_ours(self, client: Client, record: Record, kept: Arguments, summary: str, about: About) -> Job:
+        client.accepted += 1
+        self._rank += 1
+        ref = None if kept.sha is None else (kept.sha, kept.size)
+        if ref is not None:
+            self._exchange.hold(ref[0])
+        job = Job(
+            job_id(client.session, client.accepted), client.accepted, client, record, kept.payload, ref, self._rank
+        )
+        job.size, job.at, job.since, job.summary, job.about = len(kept.payload), self._wall, self._wall, summary, about
+        client.jobs[job.counter] = job
+        record.live += 1
+        record.queue.jobs += 1
+        self._admission.taken(job)
+        self._payloads.taken(job)
+        self._begin(job)
+        return job
+
+    def _explain(self, job: Job) -> list[str]:
+        """Why it does not run, in words; one for each thing that stands in its way."""
+        return explain.reasons(
+            job, self._ready, list(self._roster), self._dependencies.waits_for(job), self._now, self._wall, self._limits
+        )
 
     def _status(self) -> dict[str, Any]:
         load = answers.load(self._roster)
@@ -1341,6 +1862,16 @@ class Coordinator:
 
 
 OUTCOMES = tuple(Outcome)
+_ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP))
+"""Ends for which a job's own rules say whether it runs again."""
+HOUSE = bytes(SESSION_BYTES)
+"""Session of the jobs that the coordinator makes itself."""
+MAX_INQUIRIES = 100
+"""Questions looked into at a time."""
+QUEUE_SETTING = "queue "
+"""Begins the names of what is set for queues, in the store."""
+ADRIFT = ""
+"""In place of a node's name: attempts that some node may hold, and nobody knows which."""
 
 
 def _may_see(client: Client, namespace: str) -> bool:

@@ -7,17 +7,35 @@ while jobs need it and a little longer. Run times are kept by name, since code b
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cluster.jobs import BadSpec, Spec
+from scheduler.queues import Queue, Queues
 
 MAX_RECORDS = 20_000
 MAX_SPARE_CODE_BYTES = 64 * 1024 * 1024
 MAX_NAMES = 10_000
+MAX_RETIRED = 100_000
+"""Specs that are kept for the sake of jobs that have ended."""
 
 
-Demand = tuple[tuple[tuple[str, str], ...], str]
-"""Labels and Python version a node must have."""
+class Demand(NamedTuple):
+    """What a node must have to run a job."""
+
+    labels: tuple[tuple[str, str], ...]
+    python: str
+    """Minor version; empty for any."""
+    queue: str
+    """Which it must serve."""
+
+
+class Line(NamedTuple):
+    """What jobs that wait in one line have in common."""
+
+    demand: Demand
+    priority: int
 
 
 @dataclass(slots=True)
@@ -42,7 +60,8 @@ class Record:
     raw: bytes
     """The spec as it goes to nodes, with its owner."""
     time: RunTime
-    demand: Demand
+    line: Line
+    queue: Queue
     code: bytes = b""
     """The pickled function, where by value and small."""
     holds_blob: bool = False
@@ -51,6 +70,10 @@ class Record:
     """Unfinished jobs."""
     number: int = 0
     """Of its row in the store; 0 while there is none."""
+    fair_key: str = ""
+    """The tenant whose turn it is when one of its jobs goes."""
+    timed: bool = False
+    """Whether the clock has to do with its jobs before they begin."""
     once: bool = False
     """Whether its jobs must not start twice."""
     sent: bytes = b""
@@ -58,14 +81,20 @@ class Record:
 
 
 class Functions:
-    def __init__(self) -> None:
+    def __init__(self, queues: Queues) -> None:
+        self._queues = queues
         self._records: dict[tuple[str, bytes], Record] = {}
         self._times: dict[tuple[str, str], RunTime] = {}
         self._spare_bytes = 0
         self.dropped: list[bytes] = []
         """Blobs of forgotten records, for the coordinator to release."""
+        self.retired_numbers: list[int] = []
+        """...whose rows lose their code, and stay for what has ended;"""
         self.dropped_numbers: list[int] = []
-        """...and the numbers of their rows."""
+        """...and rows that go."""
+        self._by_number: dict[int, Record] = {}
+        self._retired: dict[int, Spec] = {}
+        """Specs without a record, by the number of their row; the oldest first."""
 
     def intern(self, raw: bytes, owner: str) -> Record:
         """The record of a client's spec. Raises ``BadSpec``."""
@@ -75,17 +104,47 @@ class Functions:
             if len(self._records) >= MAX_RECORDS:
                 self._prune()
             spec = Spec.decode(raw).owned_by(owner)
-            record = Record(spec, spec.encode(), self._time(spec), (spec.labels, spec.python), sent=raw)
-            record.once = spec.rules.at_most_once
+            rules = spec.rules
+            line = Line(Demand(spec.labels, spec.python, rules.queue), rules.priority)
+            record = Record(spec, spec.encode(), self._time(spec), line, self._queues.named(rules.queue), sent=raw)
+            record.timed = rules.expires_s > 0
+            record.once, record.fair_key = rules.at_most_once, rules.fair_key
             self._records[key] = record
+        elif self._queues.get(record.queue.name) is not record.queue:
+            record.queue = self._queues.named(record.queue.name)  # it was forgotten while it was idle
         return record
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records.values())
 
     def restore(self, number: int, raw: bytes, owner: str, code: bytes, holds_blob: bool) -> Record:
         """The record of a row that outlived us."""
         record = self.intern(raw, owner)
-        record.number, record.code, record.holds_blob = number, code, holds_blob
+        record.code, record.holds_blob = code, holds_blob
+        self.number(record, number)
         self._spare_bytes += len(code)
         return record
+
+    def known(self) -> Iterator[tuple[int, Spec]]:
+        """Specs that have a row, by its number, those of forgotten records with them."""
+        yield from self._retired.items()
+        yield from ((record.number, record.spec) for record in self._records.values() if record.number)
+
+    def spec(self, number: int) -> Spec | None:
+        """That of a row, as far as it is known."""
+        spec = self._retired.get(number)
+        if spec is None:
+            record = self._by_number.get(number)
+            return None if record is None else record.spec
+        return spec
+
+    def numbered(self, number: int) -> Record | None:
+        return self._by_number.get(number)
+
+    def number(self, record: Record, number: int) -> None:
+        """It has a row from now on."""
+        record.number = number
+        self._by_number[number] = record
 
     def learn(self, record: Record, code: bytes) -> None:
         """Keep the code of a function by value, if it is what its hash says. Raises ``BadSpec``."""
@@ -132,4 +191,10 @@ class Functions:
             if record.holds_blob:
                 self.dropped.append(record.spec.code)
             if record.number:
-                self.dropped_numbers.append(record.number)
+                del self._by_number[record.number]
+                self._retired[record.number] = record.spec
+                self.retired_numbers.append(record.number)
+        while len(self._retired) > MAX_RETIRED:
+            number = next(iter(self._retired))
+            del self._retired[number]
+            self.dropped_numbers.append(number)

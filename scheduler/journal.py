@@ -9,18 +9,36 @@ that is not in memory any more is looked up here, so that a resend never makes a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
-from cluster.jobs import Outcome
+from cluster.jobs import NOTHING_SPECIAL, Failure, Outcome
 from scheduler import retries
 from scheduler.clients import Client, Owed
 from scheduler.functions import Functions, Record
 from scheduler.lifecycle import Job
 from scheduler.roster import Node
-from scheduler.store import Changes, JobRow, NodeRow, OutcomeRow, Recovered, SessionRow, SpecRow, Standing, Store
+from scheduler.store import (
+    AliasRow,
+    Arguments,
+    Changes,
+    JobRow,
+    KeyRow,
+    NodeRow,
+    OutcomeRow,
+    Recovered,
+    Search,
+    SessionRow,
+    SpecRow,
+    Standing,
+    Store,
+)
+
+ERROR_CHARS = 300
+"""Of a failure's first line that the history keeps to be looked for."""
 
 # ------------------------------------------------------------------------------------ asking the store
 
@@ -33,20 +51,23 @@ class Wanted(NamedTuple):
     counter: int
     cancel: bool = False
     """It wishes it cancelled, and waits for the word that it cannot be, if so it is."""
+    child: bytes = b""
+    """No session: the job of this id waits for that one."""
 
 
 @dataclass(slots=True)
 class ReadOutcomes:
-    """Effect: look these up. Answered by ``OutcomesRead``."""
+    """Effect: look these up. Answered by ``OutcomesRead``. ``wall``: what is to be kept until then or less is not."""
 
     wanted: list[Wanted]
+    wall: float
 
 
 @dataclass(slots=True)
 class OutcomesRead:
-    """Event: what became of each; None where there is no such row (any more)."""
+    """Event: what became of each; None where there is no such row (any more). Then the job it is an alias of, if so."""
 
-    found: list[tuple[Wanted, Owed | None]]
+    found: list[tuple[Wanted, Owed | None, bytes]]
 
 
 @dataclass(slots=True)
@@ -71,6 +92,41 @@ class PruneOutcomes:
     before: float
     keep: int
     most: int
+    wall: float
+
+
+@dataclass(slots=True)
+class ReadArguments:
+    """Effect: look up the outcomes of these jobs and what is kept to run them again. Answered by ``ArgumentsRead``."""
+
+    ask: Any
+    jobs: list[bytes]
+
+
+@dataclass(slots=True)
+class ArgumentsRead:
+    """Event: by job; None where there is no outcome."""
+
+    ask: Any
+    found: dict[bytes, tuple[OutcomeRow, Arguments | None] | None]
+
+
+@dataclass(slots=True)
+class ReadHistory:
+    """Effect: one slice of what has ended. Answered by ``HistoryRead``."""
+
+    ask: Any
+    search: Search
+    before: int
+    most: int
+    look_at: int
+
+
+@dataclass(slots=True)
+class HistoryRead:
+    ask: Any
+    rows: list[OutcomeRow]
+    before: int
 
 
 @dataclass(slots=True)
@@ -90,9 +146,24 @@ class SpaceMeasured:
 
 def prune(store: Store, effect: PruneOutcomes) -> OutcomesPruned:
     """What a host does about ``PruneOutcomes``."""
-    pruned = store.prune(effect.before, effect.keep, effect.most)
+    pruned = store.prune(effect.before, effect.keep, effect.most, effect.wall)
     store.commit()
     return OutcomesPruned(pruned.outcomes, pruned.blobs)
+
+
+def read_arguments(store: Store, effect: ReadArguments) -> ArgumentsRead:
+    """What a host does about ``ReadArguments``."""
+    found: dict[bytes, tuple[OutcomeRow, Arguments | None] | None] = {}
+    for job in effect.jobs:
+        row = store.outcome(job)
+        found[job] = None if row is None else (row, store.arguments(job))
+    return ArgumentsRead(effect.ask, found)
+
+
+def read_history(store: Store, effect: ReadHistory) -> HistoryRead:
+    """What a host does about ``ReadHistory``."""
+    found = store.history(effect.search, effect.before, effect.most, effect.look_at)
+    return HistoryRead(effect.ask, found.rows, found.before)
 
 
 def read_payloads(store: Store, effect: ReadPayloads) -> PayloadsRead:
@@ -102,12 +173,25 @@ def read_payloads(store: Store, effect: ReadPayloads) -> PayloadsRead:
 
 def look_up(store: Store, effect: ReadOutcomes) -> OutcomesRead:
     """What a host does about ``ReadOutcomes``."""
-    found: list[tuple[Wanted, Owed | None]] = []
+    found: list[tuple[Wanted, Owed | None, bytes]] = []
     for wanted in effect.wanted:
         row = store.outcome(wanted.job)
-        large = None if row is None or row.sha is None else (row.sha, row.size)
-        found.append((wanted, None if row is None else Owed(wanted.counter, row.outcome, row.payload, large)))
+        if row is None or 0 < row.until <= effect.wall:
+            found.append((wanted, None, store.alias(wanted.job) or b""))
+        else:
+            large = None if row.sha is None else (row.sha, row.size)
+            found.append((wanted, Owed(wanted.counter, row.outcome, row.payload, large), b""))
     return OutcomesRead(found)
+
+
+READERS: dict[type, Callable[[Store, Any], Any]] = {
+    PruneOutcomes: prune,
+    ReadArguments: read_arguments,
+    ReadHistory: read_history,
+    ReadOutcomes: look_up,
+    ReadPayloads: read_payloads,
+}
+"""What a host does about each effect that asks the store; the answer is the event."""
 
 
 # ------------------------------------------------------------------------------------ the book
@@ -116,7 +200,8 @@ def look_up(store: Store, effect: ReadOutcomes) -> OutcomesRead:
 class Journal:
     """``recovered`` is what the store holds at the start; None where there is no store."""
 
-    def __init__(self, recovered: Recovered | None) -> None:
+    def __init__(self, recovered: Recovered | None, functions: Functions) -> None:
+        self._functions = functions
         self.open = recovered is not None
         self._changes = Changes()
         self._sessions = {row.session: row for row in recovered.sessions} if recovered else {}
@@ -138,7 +223,8 @@ class Journal:
             if not record.number:
                 self._spec(record)
             sha, size = job.large or (None, 0)
-            rows.append(JobRow(job.id, job.rank, record.number, job.payload, sha, size))
+            about = job.about.encode() if job.about is not NOTHING_SPECIAL else b""
+            rows.append(JobRow(job.id, job.rank, record.number, job.payload, sha, size, job.at, job.summary, about))
         if rows:
             self._counter(client)
 
@@ -146,20 +232,40 @@ class Journal:
         """Jobs that were not taken have an outcome all the same: (id, failure)."""
         if self.open and rows:
             self._changes.outcomes += [
-                OutcomeRow(job, 0, Outcome.FAILED, text, None, 0, at, 0, 0, b"") for job, text in rows
+                OutcomeRow(job, 0, Outcome.FAILED, text, None, 0, at, 0, 0, 0.0, 0, at, "", b"", "", _error(text), b"")
+                for job, text in rows
             ]
             self._counter(client)
 
     def ended(
-        self, job: Job, outcome: int, payload: bytes, large: tuple[bytes, int] | None, at: float, dead: bool
+        self, job: Job, outcome: int, payload: bytes, large: tuple[bytes, int] | None, at: float, dead: bool, node: str
     ) -> bool:
         """The job has its outcome. Whether a row keeps it, and with it the blob it names."""
         if not self.keeps(job):
             return False
         sha, size = large or (None, 0)
-        story = retries.pack(job.story) if job.story else b""
+        record: Record = job.record
+        ttl_s = record.spec.rules.result_ttl_s
         self._changes.outcomes.append(
-            OutcomeRow(job.id, job.rank, outcome, payload, sha, size, at, job.attempt, int(dead), story)
+            OutcomeRow(
+                job.id,
+                job.rank,
+                outcome,
+                payload,
+                sha,
+                size,
+                at,
+                job.attempt,
+                int(dead),
+                at + ttl_s if ttl_s else 0.0,
+                record.number,
+                job.at,
+                job.summary,
+                job.about.encode() if job.about is not NOTHING_SPECIAL else b"",
+                node,
+                "" if outcome == Outcome.SUCCEEDED else _error(payload),
+                retries.pack(job),
+            )
         )
         self._changes.standings.pop(job.rank, None)
         return True
@@ -168,15 +274,32 @@ class Journal:
         """What happened to an unfinished job shall be remembered; and who has it, if it must not start twice."""
         if self.keeps(job):
             token, node = (job.token, job.node.session) if job.once and job.node is not None else (0, b"")
-            story = retries.pack(job.story)
             self._changes.standings[job.rank] = Standing(
-                job.rank, job.attempt, token, node, job.lost_nodes, job.crashes, job.memory_kills, story
+                job.rank, job.attempt, token, node, job.due, retries.pack(job), job.saved
             )
+
+    def key(self, row: KeyRow, job: Job) -> None:
+        if self.keeps(job):
+            self._changes.keys[row.namespace, row.key] = row
+
+    def key_free(self, namespace: str, key: str) -> None:
+        if self.open:
+            self._changes.keys[namespace, key] = None
+
+    def alias(self, client: Client, id: bytes, job: bytes, at: float) -> None:
+        """A submission was attached to a job that is there; ``client.accepted`` counts it already."""
+        if self.open:
+            self._changes.aliases.append(AliasRow(id, job, at))
+            self._counter(client)
+
+    def setting(self, name: str, value: bytes | None) -> None:
+        if self.open:
+            self._changes.settings[name] = value
 
     def node(self, node: Node) -> None:
         """From now on it may hold attempts."""
         if self.open:
-            about: bytes = msgpack.packb([node.lock, node.pid, node.python, node.slots, node.labels])
+            about: bytes = msgpack.packb([node.lock, node.pid, node.python, node.slots, node.labels, node.queues])
             self._changes.nodes[node.name] = NodeRow(
                 node.name, node.session, node.incarnation, node.identity.key, node.host, about
             )
@@ -186,11 +309,17 @@ class Journal:
         if self.open:
             self._changes.nodes[node.name] = None
 
+    def drop(self, jobs: list[bytes]) -> None:
+        """These are set aside no more, and will not be run again."""
+        if self.open:
+            self._changes.dropped += jobs
+
     def forget(self, functions: Functions) -> None:
         """Specs that no job needs, and that were dropped from memory."""
-        if functions.dropped_numbers:
+        if functions.retired_numbers or functions.dropped_numbers:
+            self._changes.retired_specs += functions.retired_numbers
             self._changes.forgotten_specs += functions.dropped_numbers
-            functions.dropped_numbers = []
+            functions.retired_numbers, functions.dropped_numbers = [], []
 
     def take(self) -> list[Changes]:
         """The rows of this turn."""
@@ -204,7 +333,7 @@ class Journal:
 
     def _spec(self, record: Record) -> None:
         self._last_spec += 1
-        record.number = self._last_spec
+        self._functions.number(record, self._last_spec)
         self._changes.specs.append(
             SpecRow(record.number, record.spec.owner, record.sent, record.code, record.holds_blob)
         )
@@ -214,7 +343,13 @@ class Journal:
         self._changes.sessions[client.session] = self._sessions[client.session] = row
 
 
-def node_about(row: NodeRow) -> tuple[str, int, str, int, dict[str, str]]:
-    """Lock, process, Python, slots and labels of a node as it was written."""
-    lock, pid, python, slots, labels = msgpack.unpackb(row.about)
-    return lock, pid, python, slots, labels
+def node_about(row: NodeRow) -> tuple[str, int, str, int, dict[str, str], tuple[str, ...]]:
+    """Lock, process, Python, slots, labels and queues of a node as it was written."""
+    lock, pid, python, slots, labels, queues = msgpack.unpackb(row.about)
+    return lock, pid, python, slots, labels, tuple(queues)
+
+
+def _error(payload: bytes) -> str:
+    """Kind and first line of a failure, for those who look for it."""
+    failure = Failure.decode(payload)
+    return f"{failure.kind}: {failure.text.partition(chr(10))[0]}"[:ERROR_CHARS]

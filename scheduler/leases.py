@@ -1,7 +1,8 @@
 """Who may run what, and until when. Rules of this file: a pure book, one per node.
 
 A lease is a node's right to one attempt, named by its token. It holds while the node is heard. A result is
-accepted only from the node that holds the token; any other is late and discarded.
+accepted only from the node that holds the token; any other is late and discarded. What is leased counts against the
+caps of its queue.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from scheduler.lifecycle import Job
 
 
 class Leases:
-    def __init__(self) -> None:
+    def __init__(self, node: str) -> None:
+        self._node = node
         self._held: dict[int, Job] = {}
         self.once = 0
         """How many of them must not start twice."""
@@ -29,6 +31,7 @@ class Leases:
     def grant(self, job: Job) -> None:
         self._held[job.token] = job
         self.once += job.once
+        job.record.queue.take(self._node)
 
     def get(self, token: int) -> Job | None:
         return self._held.get(token)
@@ -37,12 +40,15 @@ class Leases:
         job = self._held.pop(token, None)
         if job is not None:
             self.once -= job.once
+            job.record.queue.give_back(self._node)
         return job
 
     def end_all(self) -> list[Job]:
         jobs = list(self._held.values())
         self._held.clear()
         self.once = 0
+        for job in jobs:
+            job.record.queue.give_back(self._node)
         return jobs
 
     def absent_from(self, tokens: Iterable[int]) -> list[Job]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.ids import format_job
-
-if TYPE_CHECKING:
-    from cluster.jobs import Outcome
+from cluster.jobs import NOTHING_SPECIAL, About, Outcome
 
 
 class State(Enum):
@@ -23,8 +21,10 @@ class State(Enum):
     ADRIFT = "adrift"
     """Unfinished when an earlier coordinator ended, so that a node may hold it: that node's word moves it on, or the
     end of what leases there were."""
+    SCHEDULED = "scheduled"
+    """Waits for a moment, or for other jobs to end: these move it on, or a cancel, or the end of its time to begin."""
     READY = "ready"
-    """Waits for a node; placement moves it on, or a cancel."""
+    """Waits for a node; placement moves it on, or a cancel, or the end of its time to begin."""
     LEASED = "leased"
     """Sent to a node; its agent moves it on, the lease's end if the agent is silent."""
     RUNNING = "running"
@@ -46,22 +46,35 @@ class Cause(Enum):
     GIVEN_UP = "it may not run again"
     ADOPTED = "the node that holds it has told"
     LEFT_OVER = "no node holds it"
+    PUT_OFF = "no node holds it, and its time has not come"
+    DUE = "what it waited for has come"
+    RETRY = "it shall run again after a pause"
+    EXPIRED = "its time to begin is over"
+    PARENT_FAILED = "a job it waits for did not succeed"
 
 
 TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.ADRIFT, Cause.ADOPTED): State.LEASED,
     (State.ADRIFT, Cause.LEFT_OVER): State.READY,
     (State.ADRIFT, Cause.GIVEN_UP): State.FINISHED,
+    (State.ADRIFT, Cause.PUT_OFF): State.SCHEDULED,
+    (State.SCHEDULED, Cause.DUE): State.READY,
+    (State.SCHEDULED, Cause.CANCELLED): State.FINISHED,
+    (State.SCHEDULED, Cause.EXPIRED): State.FINISHED,
+    (State.SCHEDULED, Cause.PARENT_FAILED): State.FINISHED,
     (State.READY, Cause.PLACED): State.LEASED,
+    (State.READY, Cause.EXPIRED): State.FINISHED,
     (State.READY, Cause.CANCELLED): State.FINISHED,
     (State.LEASED, Cause.STARTED): State.RUNNING,
     (State.LEASED, Cause.RETURNED): State.READY,
     (State.LEASED, Cause.NODE_LOST): State.READY,
     (State.LEASED, Cause.CRASHED): State.READY,
+    (State.LEASED, Cause.RETRY): State.SCHEDULED,
     (State.LEASED, Cause.RESULT): State.FINISHED,
     (State.LEASED, Cause.GIVEN_UP): State.FINISHED,
     (State.LEASED, Cause.ADOPTED): State.LEASED,
     (State.RUNNING, Cause.ADOPTED): State.LEASED,
+    (State.RUNNING, Cause.RETRY): State.SCHEDULED,
     (State.RUNNING, Cause.RESULT): State.FINISHED,
     (State.RUNNING, Cause.NODE_LOST): State.READY,
     (State.RUNNING, Cause.CRASHED): State.READY,
@@ -95,9 +108,25 @@ class Job:
     """Bytes of its inline payload, wherever that is."""
     absent: bool = False
     """Its payload is in the store alone."""
+    at: float = 0.0
+    """When it was accepted, in seconds since the epoch,"""
+    since: float = 0.0
+    """...and since when it has waited for a node."""
+    due: float = 0.0
+    """Moment before which it must not run; 0 for none."""
+    expires: float = 0.0
+    """Moment by which it must have begun; 0 for none."""
+    summary: str = ""
+    about: About = NOTHING_SPECIAL
     lost_nodes: int = 0
     crashes: int = 0
     memory_kills: int = 0
+    retries: int = 0
+    """Attempts that ended because the function raised,"""
+    snoozes: int = 0
+    """...or asked for a pause, which costs nothing."""
+    saved: bytes = b""
+    """What its last attempt has saved for the next one."""
     story: Sequence[Any] = ()
     """Its attempts that are over (``retries.Tried``)."""
     cancel_wished: bool = False

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,7 @@ from cluster.logs import FactLog
 from cluster.packages import own_version
 from cluster.transport import Context, Doors
 from scheduler.coordinator import Coordinator
-from scheduler.journal import (
-    PruneOutcomes,
-    ReadOutcomes,
-    ReadPayloads,
-    SpaceMeasured,
-    look_up,
-    prune,
-    read_payloads,
-)
+from scheduler.journal import READERS, SpaceMeasured
 from scheduler.store import StoreFailed, UnfinishedRow
 from scheduler.store.sqlite import SqliteStore
 
@@ -200,9 +193,7 @@ class _Life:
             self._ready_fd = None
             performers: dict[type, Any] = dict.fromkeys((KeepBlob, WriteChunk, ReadChunk, DropBlob), blobs.perform)
             performers[Send] = doors.send
-            performers[PruneOutcomes] = lambda effect: prune(store, effect)
-            performers[ReadOutcomes] = lambda effect: look_up(store, effect)
-            performers[ReadPayloads] = lambda effect: read_payloads(store, effect)
+            performers |= {kind: partial(read, store) for kind, read in READERS.items()}
             return Host(actor, sources, performers, self._log, store=store, own_gc=True).run()
 
     def _remove_if_orphaned(self, directory: Path) -> None:

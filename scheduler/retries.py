@@ -7,13 +7,13 @@ has no budget at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgpack
 
-from cluster.jobs import shorten
+from cluster.jobs import End, Failure, Rules, shorten
 from scheduler.lifecycle import Job
+from scheduler.placement import Chance
 
 STORY_MOST = 20
 """Attempts that a story keeps: the last ones."""
@@ -21,15 +21,21 @@ STORY_MOST = 20
 CHARS = 300
 """Of what is said of one attempt."""
 
+_PACK = msgpack.Packer().pack
+
 
 class Tried(NamedTuple):
-    """An attempt that did not bring the job's end."""
+    """An attempt that is over."""
 
     number: int
     node: str
     what: str
+    """Why it did not bring the end; empty if it succeeded."""
     at: float
     """When it was over, in seconds since the epoch."""
+    run_us: int = 0
+    worker: int = 0
+    """Process number."""
 
 
 def after_lost_node(job: Job, budget: int) -> bool:
@@ -48,15 +54,43 @@ def after_crash(job: Job, memory: bool) -> bool:
     return job.crashes <= rules.crash_retries and not job.once
 
 
+def after_error(job: Job, failure: Failure, end: int) -> bool:
+    """Count an exception of its function, or its own wish; whether it runs again."""
+    rules: Rules = job.record.spec.rules
+    if end == End.GIVE_UP or job.once:
+        return False
+    if end == End.SNOOZE:
+        job.snoozes += 1
+        return True
+    if end == End.RAISED:
+        names = failure.bases or (failure.kind,)
+        if rules.retry_on and not any(name in rules.retry_on for name in names):
+            return False
+        if any(name in rules.give_up_on for name in names):
+            return False
+    job.retries += 1
+    return job.retries <= rules.retries
+
+
+def pause_s(job: Job, failure: Failure, chance: Chance) -> float:
+    """How long it waits before it runs again."""
+    rules: Rules = job.record.spec.rules
+    if failure.delay_s is not None:
+        return failure.delay_s
+    steps = min(max(0, job.retries - 1), 64)
+    pause = min(rules.retry_max_delay_s, rules.retry_delay_s * rules.backoff**steps)
+    return float(pause * (1 - rules.jitter * chance.random()))
+
+
 def told(job: Job) -> bool:
     """Whether it was counted already that the present attempt is over: by an earlier life, whose word about it the
     node has not had."""
     return any(tried.number == job.attempt for tried in job.story)
 
 
-def remember(job: Job, node: str, what: str, at: float) -> None:
-    """The present attempt is over, and the job is not."""
-    job.story = [*job.story[1 - STORY_MOST :], Tried(job.attempt, node, shorten(what, CHARS), at)]
+def remember(job: Job, node: str, what: str, at: float, run_us: int = 0, worker: int = 0) -> None:
+    """The present attempt is over."""
+    job.story = [*job.story[1 - STORY_MOST :], Tried(job.attempt, node, shorten(what, CHARS), at, run_us, worker)]
 
 
 def last_words(job: Job, budget: str) -> str:
@@ -67,9 +101,18 @@ def last_words(job: Job, budget: str) -> str:
     return f". It is given up ({budget}): {tries}"
 
 
-def pack(story: Sequence[Tried]) -> bytes:
-    return bytes(msgpack.packb(story)) if story else b""
+def pack(job: Job) -> bytes:
+    """Budgets used and story, for the store."""
+    counts = (job.lost_nodes, job.crashes, job.memory_kills, job.retries, job.snoozes)
+    return bytes(_PACK((counts, job.story)))
 
 
-def unpack(packed: bytes) -> list[Tried]:
-    return [Tried(*tried) for tried in msgpack.unpackb(packed)] if packed else []
+def restore(job: Job, packed: bytes) -> None:
+    if packed:
+        counts, story = msgpack.unpackb(packed)
+        job.lost_nodes, job.crashes, job.memory_kills, job.retries, job.snoozes = counts
+        job.story = [Tried(*tried) for tried in story]
+
+
+def story(packed: bytes) -> list[Tried]:
+    return [Tried(*tried) for tried in msgpack.unpackb(packed)[1]] if packed else []

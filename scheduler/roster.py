@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from scheduler.functions import Demand
 from scheduler.leases import Leases
 from scheduler.peers import Peer
 
@@ -21,7 +22,9 @@ class Node(Peer):
     python: str = ""
     slots: int = 1
     labels: dict[str, str] = field(default_factory=dict)
-    leases: Leases = field(default_factory=Leases)
+    queues: tuple[str, ...] = ()
+    """Those it serves; all, where none are named."""
+    leases: Leases = field(init=False)
     code: set[bytes] = field(default_factory=set)
     """Functions sent on this link."""
     vitals: dict[str, Any] = field(default_factory=dict)
@@ -35,6 +38,9 @@ class Node(Peer):
     surplus_since: float | None = None
     """Since when it has held more than its slots without finishing anything."""
 
+    def __post_init__(self) -> None:
+        self.leases = Leases(self.name)
+
     @property
     def outstanding(self) -> int:
         return len(self.leases)
@@ -43,10 +49,14 @@ class Node(Peer):
     def placeable(self) -> bool:
         return self.reachable and not self.suspect
 
-    def satisfies(self, demand: tuple[tuple[tuple[str, str], ...], str]) -> bool:
-        labels, python = demand
+    def satisfies(self, demand: Demand) -> bool:
+        labels, python, queue = demand
         mine = self.labels
-        return all(mine.get(k) == v for k, v in labels) and (not python or python == self.python)
+        return (
+            all(mine.get(k) == v for k, v in labels)
+            and (not python or python == self.python)
+            and (not self.queues or queue in self.queues)
+        )
 
 
 class Roster:

@@ -103,7 +103,7 @@ class WaitingJobs:
 
 def reason(demand: Demand, nodes: Sequence[Node], fitting: Sequence[Node], now: float) -> str:
     """What the jobs wait for, and what there is instead; of bounded length."""
-    labels, python = demand
+    labels, python, queue = demand
     if not nodes:
         return "a node: none has joined"
     if fitting:
@@ -120,6 +120,10 @@ def reason(demand: Demand, nodes: Sequence[Node], fitting: Sequence[Node], now: 
         what = "it" if len(labels) == 1 else "them all"
         return f"a node with label{'s' * (len(labels) > 1)} {wanted}; {of} none has {what} ({_shown(have)})"
     versions = _list(sorted({n.python for n in labelled}))
+    versioned = [n for n in labelled if not python or n.python == python]
+    if versioned:
+        served = [(n.name, _list(sorted(n.queues))) for n in versioned]
+        return f"a node that serves queue {_plain(queue)}; {of} none does that could take them ({_shown(served)})"
     which = f"those with label{'s' * (len(labels) > 1)} {wanted}" if labels else "the nodes"
     return f"a node with Python {_plain(python)}, because code travels by value; {which} have {versions}"
 

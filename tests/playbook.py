@@ -39,7 +39,7 @@ from cluster.client_session import (
 from cluster.config import CHUNK_BYTES, PROTOCOL, AgentLimits, ClientLimits, CoordinatorLimits, Times
 from cluster.facts import Fact
 from cluster.ids import job_id
-from cluster.jobs import Failure, Outcome, Spec
+from cluster.jobs import NOTHING_SPECIAL, About, Failure, Outcome, Spec
 from cluster.messages import (
     CHECKS,
     FIELDS,
@@ -68,7 +68,7 @@ from cluster.session import Link, Verdict
 from node.agent import Agent, Self
 from node.events import Done, Give, Recalled, Run, SpawnWorker, WorkerDone, WorkerGone, WorkerUp
 from scheduler.coordinator import Coordinator
-from scheduler.journal import PruneOutcomes, ReadOutcomes, ReadPayloads, look_up, prune, read_payloads
+from scheduler.journal import READERS
 from scheduler.roster import Node
 from tests.scheduler.store import model
 
@@ -189,15 +189,9 @@ class Play:
                     self.deliver(effect)
                 elif isinstance(effect, BLOB_EFFECTS):
                     batch += self.disk.perform(effect)
-                elif isinstance(effect, ReadOutcomes):
+                elif type(effect) in READERS:
                     assert self.store is not None
-                    batch.append(look_up(self.store, effect))
-                elif isinstance(effect, ReadPayloads):
-                    assert self.store is not None
-                    batch.append(read_payloads(self.store, effect))
-                elif isinstance(effect, PruneOutcomes):
-                    assert self.store is not None
-                    batch.append(prune(self.store, effect))
+                    batch.append(READERS[type(effect)](self.store, effect))
                 else:
                     self.effects.append(effect)
             if not batch:
@@ -366,6 +360,7 @@ class FakeNode(Dialed):
             "python": "3.11",
             "slots": 1,
             "labels": {},
+            "queues": [],
         } | about
 
     def hello(self, *held: tuple[int, bytes, int], **about: Any) -> None:
@@ -422,6 +417,8 @@ class FakeClient(Dialed):
         large: Sequence[tuple[bytes, int]] = (),
         code: Sequence[bytes] = (),
         first: int | None = None,
+        about: About = NOTHING_SPECIAL,
+        summary: str = "",
     ) -> Submit:
         first = self.counter + 1 if first is None else first
         self.counter = max(self.counter, first + count - 1)
@@ -432,6 +429,8 @@ class FakeClient(Dialed):
             [b"" if large else payload] * count,
             [[row, *ref] for row, ref in enumerate(large)],
             [[sha_of(c), c] for c in code],
+            [summary] * count,
+            [[row, about.encode()] for row in range(count) if about != NOTHING_SPECIAL],
         )
 
     def job(self, counter: int) -> bytes:
@@ -815,12 +814,21 @@ _raw = (
     | _plain.map(_pack)
     | st.binary(max_size=8)
 )
+_abouts = (
+    st.sampled_from(
+        [About(), About(at=1.7e9), About(delay_s=3.0), About(key="k"), About(after=(job_id(bytes(7) + b"\1", 2),))]
+    ).map(About.encode)
+    | _plain.map(_pack)
+    | st.binary(max_size=8)
+)
 _COLUMNS: dict[Check, st.SearchStrategy[Any]] = {
     m._naturals: _natural,
     m._job_ids: _job,
     m._inline: _raw,
     m._large: st.tuples(st.integers(0, 4), _sha, _natural).map(list),
     m._code: st.tuples(_sha, st.sampled_from([b"a", b"b", b"?"])).map(list),
+    m._short_texts: _names,
+    m._rows: st.tuples(st.integers(0, 4), _abouts).map(list),
 }
 _FIELDS: dict[Check, st.SearchStrategy[Any]] = {
     m._natural: _natural,

@@ -144,7 +144,7 @@ def constants() -> dict[str, set[float]]:
 
 def spelled(annotation: object) -> str:
     """A type as one reads it; of a choice its texts."""
-    choices = get_args(getattr(client, str(annotation), None))
+    choices = get_args(getattr(client, str(annotation), None) or getattr(cluster.options, str(annotation), None))
     return " | ".join(f'"{choice}"' for choice in choices) or str(annotation)
 
 
@@ -255,10 +255,10 @@ def test_each_option_is_documented_with_its_variable_and_default(name: str) -> N
     assert set(said) == {long_name(option) for option in options(command)}
     for option in options(command):
         variable, default, meaning = said[long_name(option)]
-        assert code(variable) == option.envvar, long_name(option)
+        assert (None if variable == "-" else code(variable)) == option.envvar, long_name(option)
         value = option.get_default(context)
         assert default, long_name(option)
-        if type(value) in (str, int, float):
+        if type(value) in (str, int, float) and value != "":
             assert says(default, value) or spans(default)[:1] == [str(value)], f"{long_name(option)}: {value!r}"
         assert meaning, long_name(option)
 
@@ -329,7 +329,8 @@ def test_names_exist(path: Path) -> None:
     assert set(re.findall(r"\bGANGER_[A-Z_]*[A-Z]\b", text)) <= variables()
 
     mentioned = spans(prose(path))
-    known = {long_name(o) for c in commands().values() for o in options(c)} | {"--help", "--version"}
+    parts = [sub for c in commands().values() for sub in getattr(c, "commands", {}).values()]
+    known = {long_name(o) for c in (*commands().values(), *parts) for o in options(c)} | {"--help", "--version"}
     assert {o for span in mentioned for o in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)} <= known | FOREIGN
 
     source = "\n".join(p.read_text(encoding="utf-8") for p in SOURCES)

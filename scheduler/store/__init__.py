@@ -6,12 +6,15 @@ leaves after it. A body (``sqlite``) passes ``tests/scheduler/store``, whatever 
 
 - *sessions* keep the highest counter accepted, so that a resend never makes a job, however long ago it was.
 - *specs* are what jobs of one function and the same options share, with their code where that is small.
-- *jobs* are unfinished. *outcomes* are what became of the others, until they are pruned, the oldest first.
+- *jobs* are unfinished. *outcomes* are what became of the others, until they are pruned, the oldest first; of those
+  that did not succeed the arguments are kept with them, to be run again.
+- *keys* attach a later submission to the job of an earlier one; *aliases* are the ids of such submissions.
+- *settings* are small values by name, as of queues.
 - *nodes* are those that may hold attempts: after a restart jobs wait for their word, or for the lease's end.
 
 A job goes by its rank here, since ranks only ever rise: jobs are then added at one end of their table and leave near
 the other, and no index besides is needed. Outcomes are looked for by people and resends, so by the job's id.
-Integers are from 0 to 2**63 - 1.
+Integers are from 0 to 2**63 - 1, and texts have no halves of characters.
 """
 
 from __future__ import annotations
@@ -57,6 +60,12 @@ class JobRow(NamedTuple):
     """Name of the blob with the payload, where it is large."""
     size: int
     """Bytes of that blob; 0 without."""
+    at: float
+    """When it was accepted, in seconds since the epoch."""
+    summary: str
+    """Its arguments, for people."""
+    about: bytes
+    """The rest of what its client said of this one job, as it was sent; empty for most."""
 
 
 class Standing(NamedTuple):
@@ -69,14 +78,12 @@ class Standing(NamedTuple):
     """Of an attempt that must not be made again (at most once); 0 where there is none."""
     node: bytes
     """Session of the agent that has that attempt; empty where there is none."""
-    lost_nodes: int
-    """Attempts that ended with their node,"""
-    crashes: int
-    """...with their worker,"""
-    memory_kills: int
-    """...and with their worker because memory ran out."""
-    story: bytes
-    """What became of each attempt so far, as the coordinator packs it."""
+    due: float
+    """Moment before which it must not run, in seconds since the epoch; 0 where there is none."""
+    tries: bytes
+    """Budgets used and what became of each attempt so far, as the coordinator packs it."""
+    saved: bytes
+    """What the last attempt has saved for the next one."""
 
 
 class OutcomeRow(NamedTuple):
@@ -92,9 +99,77 @@ class OutcomeRow(NamedTuple):
     """When, in seconds since the epoch."""
     attempt: int
     dead: int
-    """1: a dead letter, whose budget for some cause is spent; else 0."""
-    story: bytes
-    """What became of each attempt but the last, as the coordinator packs it."""
+    """1: a dead letter, whose budget for some cause is spent; else 0, as of a success."""
+    until: float
+    """Moment from which the result is not kept any more, though the row may be; 0 where there is none. What has lost it
+    has an empty payload and no blob."""
+    spec: int
+    """0 where it never became a job."""
+    accepted_at: float
+    summary: str
+    about: bytes
+    node: str
+    """Name of the node of its last attempt; empty without."""
+    error: str
+    """Kind and first line of its failure, for people who look for it; empty of a success."""
+    tries: bytes
+    """What became of each attempt, as the coordinator packs it."""
+
+
+class Arguments(NamedTuple):
+    """What an outcome that was no success keeps of its job, so that it can be run again."""
+
+    payload: bytes
+    sha: bytes | None
+    size: int
+
+
+class KeyRow(NamedTuple):
+    namespace: str
+    key: str
+    job: bytes
+    fingerprint: bytes
+    """What a later submission under the key must have too."""
+    until: float
+    """Moment at which the key is free again; 0 while its job is unfinished."""
+
+
+class AliasRow(NamedTuple):
+    """A submission that made no job, since one was there under its key."""
+
+    id: bytes
+    job: bytes
+    at: float
+
+
+class Search(NamedTuple):
+    """Which outcomes a page of the history shall have; what is None, an empty text or 0 does not matter.
+
+    Of an empty set there is nothing. No text is found that is, or begins, behind a zero character.
+    """
+
+    specs: frozenset[int] | None = None
+    """Numbers of specs, which say function, queue, tags and namespace."""
+    outcomes: frozenset[int] | None = None
+    dead: bool | None = None
+    node: str = ""
+    since: float = 0.0
+    """Ended at this moment or later,"""
+    until: float = 0.0
+    """...and before this one."""
+    error: str = ""
+    """Text that the error contains, whatever the case of its ASCII letters; no character stands for another,"""
+    summary: str = ""
+    """...and the arguments do."""
+    id: bytes = b""
+    """First bytes of the job's id."""
+
+
+class History(NamedTuple):
+    rows: list[OutcomeRow]
+    """The last ended first; their payloads are left out."""
+    before: int
+    """Where the next slice goes on; 0 when the oldest row was looked at."""
 
 
 class NodeRow(NamedTuple):
@@ -119,13 +194,15 @@ class UnfinishedRow(NamedTuple):
     """Its length, in either case."""
     sha: bytes | None
     size: int
+    at: float
+    summary: str
+    about: bytes
     attempt: int
     token: int
     node: bytes
-    lost_nodes: int
-    crashes: int
-    memory_kills: int
-    story: bytes
+    due: float
+    tries: bytes
+    saved: bytes
 
 
 @dataclass(slots=True)
@@ -141,8 +218,16 @@ class Changes:
     """In the order of their ends, which is that of pruning."""
     nodes: dict[str, NodeRow | None] = field(default_factory=dict)
     """None: nothing is to be expected of it any more."""
+    keys: dict[tuple[str, str], KeyRow | None] = field(default_factory=dict)
+    """By namespace and key; None: it is free again."""
+    aliases: list[AliasRow] = field(default_factory=list)
+    settings: dict[str, bytes | None] = field(default_factory=dict)
     forgotten_sessions: list[bytes] = field(default_factory=list)
+    retired_specs: list[int] = field(default_factory=list)
+    """They lose their code; their rows stay, for jobs that have ended."""
     forgotten_specs: list[int] = field(default_factory=list)
+    dropped: list[bytes] = field(default_factory=list)
+    """Outcomes that are no dead letters any more, and whose arguments are not kept any more."""
 
     def __bool__(self) -> bool:
         return any(getattr(self, f.name) for f in fields(self))
@@ -160,12 +245,15 @@ class Recovered(NamedTuple):
     """How many are kept."""
     last_rank: int
     last_spec: int
+    keys: list[KeyRow]
+    settings: dict[str, bytes]
 
 
 class Pruned(NamedTuple):
     outcomes: int
+    """How many rows are gone, aliases too, or have lost their result. There may be more where the slice is full."""
     blobs: list[bytes]
-    """One entry for each row that named it."""
+    """One entry for each row that named it, be it as result or as arguments."""
 
 
 class StoreFailed(Exception):
@@ -204,17 +292,36 @@ class Store(Protocol):
         ...
 
     def outcome(self, job: bytes) -> OutcomeRow | None:
-        """What became of a job; None if it is unfinished, pruned or unknown."""
+        """What became of a job, or of the one that an alias names; None if it is unfinished, pruned or unknown."""
+        ...
+
+    def alias(self, id: bytes) -> bytes | None:
+        """The job that a submission was attached to; None if the id is no alias."""
+        ...
+
+    def arguments(self, job: bytes) -> Arguments | None:
+        """What is kept to run a finished job again; None where nothing is."""
+        ...
+
+    def history(self, search: Search, before: int, most: int, look_at: int) -> History:
+        """A slice of what has ended, the last first, from below ``before`` (0: from the last).
+
+        It has at most ``most`` rows that are searched for, and looks at no more than ``look_at``, or fewer, so that no
+        slice takes long. Slices that go on where the last one ended have each row that stays once, and none that ended
+        after the first.
+        """
         ...
 
     def outcomes_of(self, session: bytes, after: int, most: int) -> list[OutcomeRow]:
         """A page of one session's, by counter, from above ``after``."""
         ...
 
-    def prune(self, before: float, keep: int, most: int) -> Pruned:
-        """Forget outcomes older than ``before``, and those above ``keep``: the oldest first, ``most`` in this slice.
+    def prune(self, before: float, keep: int, most: int, now: float) -> Pruned:
+        """Forget outcomes older than ``before``, and those above ``keep``, each with its arguments; then the results,
+        not the rows, of outcomes whose ``until`` has come ``now``; then aliases older than ``before``.
 
-        It ends at the first one that is to be kept. The rows belong to the open transaction.
+        The oldest of each come first, and ``most`` go in this slice, all together. Of outcomes it ends at the first one
+        that is to be kept. The rows belong to the open transaction.
         """
         ...
 

@@ -7,6 +7,10 @@
 - Rows are inserted in bulk by the caller's thread: in another one the interpreter lock would change hands per row.
 - A job is a row by its rank, its outcome one by the order of ends: both are added at the new end and leave near the
   old one, a range at a time, so a turn touches few pages. The only index on the fast path is that of outcomes by job.
+- Ends are numbered without gaps and no number is used twice, so that a page of history goes on where the last one
+  ended, whatever came or was pruned meanwhile.
+- History is a walk along those numbers, cut into slices. Who looks for what did not succeed walks along an index of
+  these only, which has all that is searched for; the others read the rows themselves.
 - The log (``-wal``) has its length from the start and is written over: a file that grows costs twice the sync.
 """
 
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -26,12 +31,16 @@ from typing import Any
 from cluster.errors import ConfigError
 from cluster.file_systems import NETWORK_FILE_SYSTEMS, file_system
 from scheduler.store import (
+    Arguments,
     Changes,
+    History,
     JobRow,
+    KeyRow,
     NodeRow,
     OutcomeRow,
     Pruned,
     Recovered,
+    Search,
     SessionRow,
     SpecRow,
     Standing,
@@ -64,8 +73,22 @@ CHECK_BYTES = 64 * 1024**2
 ROWS = 50
 """Rows inserted by one statement, where there are so many: a quarter cheaper than one at a time."""
 
+ROWS_BY_ID = 1_000
+"""Where no more begin with the id that is searched for, they are read at once: they may lie far apart."""
+
+SLICE_S = 0.008
+"""A slice of history ends after this, however few rows it has looked at: they are large, or the disk is slow."""
+
+STEP = 1_000
+"""Rows looked at between two looks at the clock."""
+
+PATTERN_CHARACTERS = 5_000
+"""A longer text is looked for in a slower way, since SQLite takes no pattern above 50,000 bytes."""
+
+LAST = 2**63 - 1
+
 MIGRATIONS: tuple[str, ...] = (
-    # Payloads stand last, so that what stands before them is read without them.
+    # Payloads stand last, so that what stands before them is read without them; what is searched for stands first.
     """
     CREATE TABLE sessions (
         session BLOB PRIMARY KEY, key TEXT NOT NULL, owner TEXT NOT NULL, namespace TEXT NOT NULL,
@@ -76,18 +99,32 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE TABLE jobs (
         rank INTEGER PRIMARY KEY, id BLOB NOT NULL, spec INTEGER NOT NULL, sha BLOB, size INTEGER NOT NULL,
-        attempt INTEGER NOT NULL DEFAULT 0, token INTEGER NOT NULL DEFAULT 0, node BLOB NOT NULL DEFAULT x'',
-        lost_nodes INTEGER NOT NULL DEFAULT 0, crashes INTEGER NOT NULL DEFAULT 0,
-        memory_kills INTEGER NOT NULL DEFAULT 0, story BLOB NOT NULL DEFAULT x'', payload BLOB NOT NULL
+        at REAL NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, token INTEGER NOT NULL DEFAULT 0,
+        node BLOB NOT NULL DEFAULT x'', due REAL NOT NULL DEFAULT 0, summary TEXT NOT NULL, about BLOB NOT NULL,
+        tries BLOB NOT NULL DEFAULT x'', saved BLOB NOT NULL DEFAULT x'', payload BLOB NOT NULL
     );
     CREATE INDEX jobs_with_blobs ON jobs (sha, size) WHERE sha IS NOT NULL;
     CREATE TABLE outcomes (
-        seq INTEGER PRIMARY KEY, id BLOB NOT NULL, rank INTEGER NOT NULL, outcome INTEGER NOT NULL, sha BLOB,
-        size INTEGER NOT NULL, at REAL NOT NULL, attempt INTEGER NOT NULL, dead INTEGER NOT NULL,
-        story BLOB NOT NULL, payload BLOB NOT NULL
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, outcome INTEGER NOT NULL, dead INTEGER NOT NULL,
+        spec INTEGER NOT NULL, summary TEXT NOT NULL, node TEXT NOT NULL, error TEXT NOT NULL, id BLOB NOT NULL,
+        rank INTEGER NOT NULL, sha BLOB, size INTEGER NOT NULL, attempt INTEGER NOT NULL, until REAL NOT NULL,
+        accepted_at REAL NOT NULL, about BLOB NOT NULL, tries BLOB NOT NULL, payload BLOB NOT NULL
     );
     CREATE UNIQUE INDEX outcomes_by_id ON outcomes (id);
     CREATE INDEX outcomes_with_blobs ON outcomes (sha, size) WHERE sha IS NOT NULL;
+    CREATE INDEX outcomes_of_no_success ON outcomes (seq, at, outcome, dead, spec, node, error, summary)
+        WHERE outcome > 0;
+    CREATE INDEX outcomes_with_results_to_end ON outcomes (until)
+        WHERE until > 0 AND (sha IS NOT NULL OR payload <> x'');
+    CREATE TABLE arguments (seq INTEGER PRIMARY KEY, sha BLOB, size INTEGER NOT NULL, payload BLOB NOT NULL);
+    CREATE INDEX arguments_with_blobs ON arguments (sha, size) WHERE sha IS NOT NULL;
+    CREATE TABLE keys (
+        namespace TEXT NOT NULL, key TEXT NOT NULL, job BLOB NOT NULL, fingerprint BLOB NOT NULL, until REAL NOT NULL,
+        PRIMARY KEY (namespace, key)
+    ) WITHOUT ROWID;
+    CREATE TABLE aliases (id BLOB PRIMARY KEY, job BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+    CREATE INDEX aliases_by_age ON aliases (at);
+    CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE nodes (
         name TEXT PRIMARY KEY, session BLOB NOT NULL, incarnation INTEGER NOT NULL, key TEXT NOT NULL,
         host TEXT NOT NULL, about BLOB NOT NULL
@@ -100,8 +137,11 @@ MIGRATIONS: tuple[str, ...] = (
 
 _JOB = ", ".join(JobRow._fields)
 _OUTCOME = ", ".join(OutcomeRow._fields)
+_FOUND = ", ".join("x''" if name == "payload" else name for name in OutcomeRow._fields)
 _STANDING = Standing._fields[1:]
-_UNFINISHED = f"SELECT id, rank, spec, {{}}, length(payload), sha, size, {', '.join(_STANDING)} FROM jobs"
+_UNFINISHED = f"SELECT {', '.join(UnfinishedRow._fields)} FROM jobs".replace(
+    "payload, payload_bytes", "{}, length(payload)"
+)
 _STAND = f"UPDATE jobs SET {', '.join(f'{name} = ?{n}' for n, name in enumerate(_STANDING, 2))} WHERE rank = ?1"
 
 
@@ -208,12 +248,15 @@ class SqliteStore:
                     sha: (size, count)
                     for sha, size, count in rows(
                         "SELECT sha, max(size), count(*) FROM (SELECT sha, size FROM jobs WHERE sha IS NOT NULL"
-                        " UNION ALL SELECT sha, size FROM outcomes WHERE sha IS NOT NULL) GROUP BY sha"
+                        " UNION ALL SELECT sha, size FROM outcomes WHERE sha IS NOT NULL"
+                        " UNION ALL SELECT sha, size FROM arguments WHERE sha IS NOT NULL) GROUP BY sha"
                     )
                 },
                 self._kept(),
                 counters["rank"],
                 counters["spec"],
+                [KeyRow(*row) for row in rows("SELECT namespace, key, job, fingerprint, until FROM keys")],
+                dict(rows("SELECT name, value FROM settings")),
             )
 
     def unfinished(self, after: int, most: int, payloads: bool) -> list[UnfinishedRow]:
@@ -231,7 +274,63 @@ class SqliteStore:
     def outcome(self, job: bytes) -> OutcomeRow | None:
         with self._reading() as rows:
             row = rows(f"SELECT {_OUTCOME} FROM outcomes WHERE id = ?", (job,)).fetchone()
+            if row is None:
+                row = rows(
+                    f"SELECT {_OUTCOME} FROM outcomes WHERE id = (SELECT job FROM aliases WHERE id = ?)", (job,)
+                ).fetchone()
         return None if row is None else OutcomeRow(*row)
+
+    def alias(self, id: bytes) -> bytes | None:
+        with self._reading() as rows:
+            row = rows("SELECT job FROM aliases WHERE id = ?", (id,)).fetchone()
+        return None if row is None else row[0]
+
+    def arguments(self, job: bytes) -> Arguments | None:
+        with self._reading() as rows:
+            row = rows(
+                "SELECT payload, sha, size FROM arguments WHERE seq = (SELECT seq FROM outcomes WHERE id = ?)", (job,)
+            ).fetchone()
+        return None if row is None else Arguments(*row)
+
+    def history(self, search: Search, before: int, most: int, look_at: int) -> History:
+        where, values = _conditions(search)
+        select = f"SELECT {_FOUND}, seq FROM outcomes {{}} WHERE {' AND '.join([*where, 'seq >= ?', 'seq < ?'])}"
+        found: list[tuple[Any, ...]] = []
+        ends = time.monotonic() + SLICE_S
+        with self._reading() as rows:
+            oldest, newest = self._numbers()
+            before = oldest if _of_nothing(search) else min(before or LAST, newest + 1)
+            by_id = bool(search.id) and self._are_few(search.id, min(look_at, ROWS_BY_ID))
+            while before > oldest and look_at > 0 and len(found) < most:
+                step = min(STEP, look_at)
+                look_at -= step
+                if by_id:
+                    low, way = oldest, "INDEXED BY outcomes_by_id"
+                elif _of_no_success(search):
+                    low, way = self._no_success(before, step) or oldest, "INDEXED BY outcomes_of_no_success"
+                else:
+                    low, way = max(oldest, before - step), "NOT INDEXED"
+                page = (*values, low, before, most - len(found))
+                found += rows(f"{select.format(way)} ORDER BY seq DESC LIMIT ?", page)
+                before = low if len(found) < most else found[-1][-1]
+                if time.monotonic() >= ends:
+                    break
+        return History([OutcomeRow(*row[:-1]) for row in found], before if before > oldest else 0)
+
+    def _are_few(self, id: bytes, most: int) -> bool:
+        """Whether no more than ``most`` begin with it."""
+        counted = f"SELECT count(*) FROM (SELECT 1 FROM outcomes WHERE {_BEGINS} LIMIT ?)"
+        (found,) = self._db.execute(counted, (*_range(id), most + 1)).fetchone()
+        return bool(found <= most)
+
+    def _no_success(self, before: int, step: int) -> int:
+        """Number of the last but so many; 0 where there are fewer."""
+        select = (
+            "SELECT seq FROM outcomes INDEXED BY outcomes_of_no_success"
+            " WHERE outcome > 0 AND seq < ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
+        )
+        row = self._db.execute(select, (before, step - 1)).fetchone()
+        return 0 if row is None else int(row[0])
 
     def outcomes_of(self, session: bytes, after: int, most: int) -> list[OutcomeRow]:
         low, high = session + after.to_bytes(8, "big"), session + b"\xff" * 8
@@ -239,11 +338,15 @@ class SqliteStore:
             select = f"SELECT {_OUTCOME} FROM outcomes WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
             return list(map(OutcomeRow._make, rows(select, (low, high, most))))
 
-    def _kept(self) -> int:
-        """How many outcomes: they are numbered without gaps, since they only leave at the old end."""
+    def _numbers(self) -> tuple[int, int]:
+        """Of the oldest outcome and the newest. There are no gaps, since outcomes only leave at the old end."""
         (low,) = self._db.execute("SELECT min(seq) FROM outcomes").fetchone()
         (high,) = self._db.execute("SELECT max(seq) FROM outcomes").fetchone()
-        return 0 if low is None else int(high - low + 1)
+        return (1, 0) if low is None else (low, high)
+
+    def _kept(self) -> int:
+        low, high = self._numbers()
+        return high - low + 1
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -264,18 +367,44 @@ class SqliteStore:
                 self._pragma("wal_checkpoint(TRUNCATE)")
                 self._lengthen_log()
 
-    def prune(self, before: float, keep: int, most: int) -> Pruned:
+    def prune(self, before: float, keep: int, most: int, now: float) -> Pruned:
         with self._alone():
-            spare = self._kept() - keep
-            gone: list[tuple[int, bytes | None]] = []
-            for seq, at, sha in self._db.execute("SELECT seq, at, sha FROM outcomes ORDER BY seq LIMIT ?", (most,)):
-                if len(gone) >= spare and at >= before:
-                    break  # they are in the order of their ends, but for jumps of the clock
-                gone.append((seq, sha))
-            if gone:
-                self._begin()
-                self._db.execute("DELETE FROM outcomes WHERE seq <= ?", (gone[-1][0],))
-        return Pruned(len(gone), [sha for _, sha in gone if sha is not None])
+            blobs: list[bytes | None] = []
+            gone = self._prune_outcomes(before, keep, most, blobs)
+            gone += self._end_results(now, most - gone, blobs)
+            gone += self._prune_aliases(before, most - gone)
+        return Pruned(gone, [sha for sha in blobs if sha is not None])
+
+    def _prune_outcomes(self, before: float, keep: int, most: int, blobs: list[bytes | None]) -> int:
+        execute = self._db.execute
+        spare = self._kept() - keep
+        gone: list[int] = []
+        for seq, at, sha in execute("SELECT seq, at, sha FROM outcomes ORDER BY seq LIMIT ?", (most,)):
+            if len(gone) >= spare and at >= before:
+                break  # they are in the order of their ends, but for jumps of the clock
+            gone.append(seq)
+            blobs.append(sha)
+        if gone:
+            self._begin()
+            blobs += [sha for (sha,) in execute("SELECT sha FROM arguments WHERE seq <= ?", gone[-1:])]
+            execute("DELETE FROM arguments WHERE seq <= ?", gone[-1:])
+            execute("DELETE FROM outcomes WHERE seq <= ?", gone[-1:])
+        return len(gone)
+
+    def _end_results(self, now: float, most: int, blobs: list[bytes | None]) -> int:
+        over = self._db.execute(_OVER, (now, most)).fetchall()
+        if over:
+            self._begin()
+            self._db.executemany(_END_RESULT, [(seq,) for seq, _ in over])
+            blobs += [sha for _, sha in over]
+        return len(over)
+
+    def _prune_aliases(self, before: float, most: int) -> int:
+        old = self._db.execute("SELECT id FROM aliases WHERE at < ? ORDER BY at, id LIMIT ?", (before, most)).fetchall()
+        if old:
+            self._begin()
+            self._db.executemany("DELETE FROM aliases WHERE id = ?", old)
+        return len(old)
 
     def close(self) -> None:
         with self._busy:
@@ -327,19 +456,40 @@ class SqliteStore:
             told = many(_STAND, change.standings.values()).rowcount
             self._all_unfinished(told, len(change.standings), "standings")
         if change.outcomes:
+            last = self._numbers()[1]
+            self._insert(f"outcomes ({_OUTCOME})", change.outcomes)
+            if any(row.outcome for row in change.outcomes):
+                self._db.execute(_KEEP_ARGUMENTS, (last,))
             ranks = [row.rank for row in change.outcomes if row.rank]
             ended = many("DELETE FROM jobs WHERE rank BETWEEN ? AND ?", _runs(ranks)).rowcount if ranks else 0
             self._all_unfinished(ended, len(ranks), "outcomes")
-            self._insert(f"outcomes ({_OUTCOME})", change.outcomes)
         for name, node in change.nodes.items():
             if node is None:
                 self._db.execute("DELETE FROM nodes WHERE name = ?", (name,))
             else:
                 self._db.execute("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?)", node)
+        for (namespace, key), kept in change.keys.items():
+            if kept is None:
+                self._db.execute("DELETE FROM keys WHERE namespace = ? AND key = ?", (namespace, key))
+            else:
+                self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)", kept)
+        if change.aliases:
+            many("INSERT INTO aliases VALUES (?, ?, ?)", change.aliases)
+        for name, value in change.settings.items():
+            if value is None:
+                self._db.execute("DELETE FROM settings WHERE name = ?", (name,))
+            else:
+                self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
         if change.forgotten_sessions:
             many("DELETE FROM sessions WHERE session = ?", [(s,) for s in change.forgotten_sessions])
+        if change.retired_specs:
+            many("UPDATE specs SET code = x'', blob = 0 WHERE number = ?", [(n,) for n in change.retired_specs])
         if change.forgotten_specs:
             many("DELETE FROM specs WHERE number = ?", [(n,) for n in change.forgotten_specs])
+        if change.dropped:
+            ids = [(id,) for id in change.dropped]
+            many("UPDATE outcomes SET dead = 0 WHERE id = ?", ids)
+            many("DELETE FROM arguments WHERE seq = (SELECT seq FROM outcomes WHERE id = ?)", ids)
 
     def _insert(self, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
         one = f"({', '.join('?' * len(rows[0]))})"
@@ -356,6 +506,70 @@ class SqliteStore:
     def _all_unfinished(found: int, rows: int, what: str) -> None:
         if found != rows:
             raise sqlite3.IntegrityError(f"{what} for {rows} jobs, of which {found} are unfinished")
+
+
+_KEEP_ARGUMENTS = (
+    "INSERT INTO arguments (seq, sha, size, payload) SELECT o.seq, j.sha, j.size, j.payload FROM outcomes AS o"
+    " INDEXED BY outcomes_of_no_success CROSS JOIN jobs AS j ON j.rank = o.rank WHERE o.outcome > 0 AND o.seq > ?"
+)
+"""Of the jobs whose outcomes were just written, while their rows are there."""
+
+_OVER = (
+    "SELECT seq, sha FROM outcomes INDEXED BY outcomes_with_results_to_end"
+    " WHERE until > 0 AND (sha IS NOT NULL OR payload <> x'') AND until <= ? ORDER BY until, seq LIMIT ?"
+)
+_END_RESULT = "UPDATE outcomes SET sha = NULL, size = 0, payload = x'' WHERE seq = ?"
+
+_BEGINS = "id BETWEEN ? AND ?"
+
+
+def _range(id: bytes) -> tuple[bytes, bytes]:
+    return id, id + b"\xff" * 16
+
+
+def _of_nothing(search: Search) -> bool:
+    """Whether none can be found. SQLite finds no way to do nothing along a given index."""
+    return frozenset() in (search.specs, search.outcomes) or "\0" in search.error + search.summary
+
+
+def _of_no_success(search: Search) -> bool:
+    """Whether only such outcomes can be found; no other one is dead, or has an error."""
+    return bool(search.dead or search.error or (search.outcomes is not None and 0 not in search.outcomes))
+
+
+def _conditions(search: Search) -> tuple[list[str], list[Any]]:
+    """Those of the rows themselves."""
+    where: list[str] = []
+    values: list[Any] = []
+
+    def want(condition: str, *more: Any) -> None:
+        where.append(condition)
+        values.extend(more)
+
+    for column, chosen in (("outcome", search.outcomes), ("spec", search.specs)):
+        if chosen is not None:
+            want(f"{column} IN ({', '.join(f'{n:d}' for n in sorted(chosen))})")  # more than parameters may be
+    if _of_no_success(search):
+        want("outcome > 0")
+    if search.dead is not None:
+        want("dead = ?", int(search.dead))
+    if search.since:
+        want("at >= ?", search.since)
+    if search.until:
+        want("at < ?", search.until)
+    if search.node:
+        want("node = ?", search.node)
+    if search.id:
+        want(_BEGINS, *_range(search.id))
+    for column, text in (("error", search.error), ("summary", search.summary)):
+        if len(text) > PATTERN_CHARACTERS:
+            want(f"instr(lower({column}), lower(?))", text)
+        elif text:
+            want(f"{column} LIKE ? ESCAPE '\\'", f"%{_WILD.sub(_LITERAL, text)}%")
+    return where, values
+
+
+_WILD, _LITERAL = re.compile(r"[\\%_]"), r"\\\g<0>"
 
 
 def _runs(ranks: Iterable[int]) -> list[tuple[int, int]]:

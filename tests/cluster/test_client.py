@@ -21,7 +21,7 @@ import pytest
 
 from cluster import errors
 from cluster.actor import Connected, Identity, Received, Rejected, Send
-from cluster.client import Client, Future, Options
+from cluster.client import Client, Future
 from cluster.codec import decode, encode
 from cluster.config import ClientLimits
 from cluster.host import Mailbox
@@ -42,6 +42,7 @@ from cluster.messages import (
     Taken,
     Welcome,
 )
+from cluster.options import Options
 from cluster.payload import load_function, pack_failure, pack_result, unpack_call
 from cluster.session import Link
 

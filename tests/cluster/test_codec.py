@@ -115,9 +115,9 @@ def test_fields_a_newer_peer_adds_are_ignored() -> None:
         (raw(Taken.KIND, bytes(32)), "Taken has 1 of 2 fields"),
         (raw(Taken.KIND, bytes(31), 5), "Taken.sha has the wrong shape"),
         (raw(Taken.KIND, bytes(32), 1 << 62), "Taken.through has the wrong shape"),
-        (raw(Submit.KIND, 1 << 61, [], [], [], [], []), "Submit.first has the wrong shape"),
+        (raw(Submit.KIND, 1 << 61, [], [], [], [], [], [], []), "Submit.first has the wrong shape"),
         (raw(Finished.KIND, [1, 2], [0], [b""], [], [1], [1]), "columns of different length"),
-        (raw(Finished.KIND, [1], [True], [b""], [], [1], [1]), "Finished.outcomes"),
+        (raw(Finished.KIND, [1], [True], [b""], [], [1], [1]), "Finished.ends"),
         (raw(Finished.KIND, [1], [0], [bytes(2 * INLINE_BYTES + 1)], [], [1], [1]), "Finished.payloads"),
         (raw(Heartbeat.KIND, {"load": [1]}), "Heartbeat.vitals"),
         (raw(Heartbeat.KIND, {"load": msgpack.Timestamp(1, 2)}), "not msgpack"),
@@ -142,7 +142,7 @@ def test_code_and_descriptions_are_bounded_so_that_an_assignment_fits_a_message(
 def test_a_node_can_name_all_it_may_hold() -> None:
     n = MAX_HELD
     tokens = [(1 << 41) + i for i in range(n)]
-    hello = NodeHello(1, bytes(8), "1", "n", 1, b"", "", "h", 1, "3.11", 1, {}, tokens, [bytes(16)] * n, [1] * n)
+    hello = NodeHello(1, bytes(8), "1", "n", 1, b"", "", "h", 1, "3.11", 1, {}, [], tokens, [bytes(16)] * n, [1] * n)
     data = codec.encode(HEADER, hello)
     assert len(data) < MAX_MESSAGE_BYTES
     assert codec.decode(data)[1] == hello

@@ -273,7 +273,7 @@ def test_counters_may_have_holes(play: CoordinatorPlay) -> None:
 
 def test_one_function_is_described_once_a_message(play: CoordinatorPlay) -> None:
     node, client = play.node("n1", slots=4), play.client()
-    client.say(Submit(1, [SPEC.encode(), OTHER.encode()], [0, 1, 0], [b"a", b"b", b"c"], [], []))
+    client.say(Submit(1, [SPEC.encode(), OTHER.encode()], [0, 1, 0], [b"a", b"b", b"c"], [], [], [""] * 3, []))
     node.gets(Assign, specs=2, spec_of=[0, 1, 0], payloads=[b"a", b"b", b"c"])
     client.gets_accepted(3)
     play.nothing_else()
@@ -792,7 +792,7 @@ def test_cancelled_jobs_do_not_pile_up_behind_one_that_waits(play: CoordinatorPl
         client.gets_results(*counters)
         client.beat()
     play.wait(0.1)
-    assert sum(len(g) for g in play.coordinator._ready._groups.values()) < 5_000
+    assert play.coordinator._ready.count("default") < 5_000
     play.node().gets(Assign, jobs=[client.job(1)])
     play.nothing_else()
 
@@ -955,7 +955,7 @@ def test_a_job_that_waits_to_run_again_can_be_cancelled(play: CoordinatorPlay) -
 )
 def test_an_unusable_description_fails_its_jobs_alone(play: CoordinatorPlay, raw: bytes, word: str) -> None:
     client = play.client()
-    client.say(Submit(1, [raw, SPEC.encode()], [0, 1, 7], [b"", b"", b""], [], []))
+    client.say(Submit(1, [raw, SPEC.encode()], [0, 1, 7], [b"", b"", b""], [], [], [""] * 3, []))
     got = client.gets_results(1, 3, outcome=Outcome.FAILED)
     assert word in got.payloads[0].decode(errors="replace")
     assert b"names a spec its message lacks" in got.payloads[1]
@@ -966,7 +966,7 @@ def test_an_unusable_description_fails_its_jobs_alone(play: CoordinatorPlay, raw
 def test_code_that_does_not_match_its_hash_fails_its_jobs(play: CoordinatorPlay) -> None:
     client = play.client()
     spec = Spec("f", True, sha_of(b"right"), 5)
-    client.say(Submit(1, [spec.encode()], [0], [b""], [], [[sha_of(b"right"), b"wrong"]]))
+    client.say(Submit(1, [spec.encode()], [0], [b""], [], [[sha_of(b"right"), b"wrong"]], [""], []))
     assert "does not match its hash" in client.gets_failure(1).text
     play.nothing_else()
 
@@ -1307,7 +1307,7 @@ def test_a_held_job_s_blob_is_kept_till_it_is_handed_in_or_withdrawn() -> None:
 def test_rows_that_share_a_blob_with_a_refused_row_keep_it(play: CoordinatorPlay) -> None:
     client = play.client()
     ref = client.hands_over(BLOB)
-    client.say(Submit(1, [b"\xc1", SPEC.encode()], [0, 1], [b"", b""], [[0, *ref], [1, *ref]], []))
+    client.say(Submit(1, [b"\xc1", SPEC.encode()], [0, 1], [b"", b""], [[0, *ref], [1, *ref]], [], [""] * 2, []))
     client.gets_failure(1)
     assert play.coordinator._admission.jobs == 1 and play.disk.blobs
     play.nothing_else()
@@ -1371,7 +1371,7 @@ def test_unreadable_messages_are_counted_by_reason(play: CoordinatorPlay) -> Non
 
 def test_messages_of_the_other_role_are_dropped_and_told(play: CoordinatorPlay) -> None:
     node, client = play.node(), play.client()
-    node.say(Submit(1, [SPEC.encode()], [0], [b""], [], []))
+    node.say(Submit(1, [SPEC.encode()], [0], [b""], [], [], [""], []))
     client.say(Finished([1], [0], [b""], [], [1], [1]))
     client.say(Started([1]))
     assert [f.about["reason"].split()[0] for f in play.told("unexpected")] == ["Submit", "Finished", "Started"]
@@ -1384,7 +1384,7 @@ def test_labels_of_the_wrong_shape_harm_nobody(play: CoordinatorPlay, labels: An
 
     raw = msgpack.packb(["n", False, b"", 0, "default", "", "", labels])
     client = play.client()
-    client.say(Submit(1, [raw], [0], [b""], [], []))
+    client.say(Submit(1, [raw], [0], [b""], [], [], [""], []))
     play.node()
 
 

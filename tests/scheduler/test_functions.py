@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cluster.jobs import BadSpec, Spec
 from scheduler import functions
 from scheduler.functions import Functions, RunTime
+from scheduler.queues import Queues
 
 CODE = b"pickled function"
 BY_VALUE = Spec("f", True, hashlib.sha256(CODE).digest(), len(CODE))
@@ -21,14 +22,14 @@ def raw(name: str) -> bytes:
 
 
 def test_one_spec_of_one_owner_is_one_record_and_carries_that_owner() -> None:
-    book = Functions()
+    book = Functions(Queues())
     a = book.intern(raw("f"), "ann")
     assert book.intern(raw("f"), "ann") is a and book.intern(raw("f"), "ben") is not a
     assert Spec.decode(a.raw).owner == "ann"
 
 
 def test_run_times_are_shared_by_name_within_a_namespace() -> None:
-    book = Functions()
+    book = Functions(Queues())
     a = book.intern(Spec("f", False, b"1").encode(), "ann")
     b = book.intern(Spec("f", False, b"2").encode(), "ann")
     c = book.intern(Spec("f", False, b"1", namespace="other").encode(), "ann")
@@ -36,7 +37,7 @@ def test_run_times_are_shared_by_name_within_a_namespace() -> None:
 
 
 def test_code_is_kept_if_it_is_what_its_hash_says() -> None:
-    book = Functions()
+    book = Functions(Queues())
     record = book.intern(BY_VALUE.encode(), "ann")
     with pytest.raises(BadSpec, match="does not match its hash"):
         book.learn(record, b"another")
@@ -47,7 +48,7 @@ def test_code_is_kept_if_it_is_what_its_hash_says() -> None:
 
 
 def test_a_bad_spec_leaves_no_record() -> None:
-    book = Functions()
+    book = Functions(Queues())
     with pytest.raises(BadSpec):
         book.intern(b"\xc1", "ann")
     assert not book._records
@@ -55,7 +56,7 @@ def test_a_bad_spec_leaves_no_record() -> None:
 
 def test_records_without_jobs_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "MAX_RECORDS", 100)
-    book = Functions()
+    book = Functions(Queues())
     live = book.intern(raw("live"), "ann")
     live.live = 1
     blob = book.intern(Spec("blob", True, bytes(32)).encode(), "ann")
@@ -69,7 +70,7 @@ def test_records_without_jobs_are_forgotten_when_there_are_too_many(monkeypatch:
 
 def test_code_without_jobs_is_forgotten_when_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "MAX_SPARE_CODE_BYTES", 10_000)
-    book = Functions()
+    book = Functions(Queues())
     for n in range(100):
         code = bytes(990) + n.to_bytes(2, "big")
         record = book.intern(Spec("f", True, hashlib.sha256(code).digest()).encode(), "ann")
@@ -80,7 +81,7 @@ def test_code_without_jobs_is_forgotten_when_it_is_too_much(monkeypatch: pytest.
 
 def test_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "MAX_NAMES", 10)
-    book = Functions()
+    book = Functions(Queues())
     for n in range(100):
         book.intern(raw(f"f{n}"), "ann")
     assert len(book._times) == 10

@@ -7,9 +7,10 @@ from cluster.jobs import Rules, Spec
 from scheduler.functions import Functions
 from scheduler.leases import Leases
 from scheduler.lifecycle import Job, State
+from scheduler.queues import Queues
 
-RECORD = Functions().intern(Spec("f", False, b"f").encode(), "ann")
-ONCE = Functions().intern(Spec("f", False, b"f", rules=Rules(at_most_once=True)).encode(), "ann")
+RECORD = Functions(Queues()).intern(Spec("f", False, b"f").encode(), "ann")
+ONCE = Functions(Queues()).intern(Spec("f", False, b"f", rules=Rules(at_most_once=True)).encode(), "ann")
 
 
 def leased(token: int, state: State = State.LEASED, retracting: bool = False, once: bool = False) -> Job:
@@ -20,7 +21,7 @@ def leased(token: int, state: State = State.LEASED, retracting: bool = False, on
 
 
 def book(*jobs: Job) -> Leases:
-    leases = Leases()
+    leases = Leases("n1")
     for job in jobs:
         leases.grant(job)
     return leases

@@ -1,47 +1,80 @@
-"""The ready queue against a model: a plain sorted list."""
+"""The ready queue: its order against a model, and the shares it deals out."""
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import hypothesis.strategies as st
-from hypothesis import settings
+import pytest
+from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cluster.ids import job_id
-from cluster.jobs import Spec
-from scheduler.functions import Record, RunTime
+from cluster.jobs import Rules, Spec
+from scheduler.functions import Functions, Line
 from scheduler.lifecycle import Job, State
-from scheduler.ready_queue import SWEEP, ReadyQueue
+from scheduler.queues import Queue, Queues
+from scheduler.ready_queue import PRIORITY_S, SWEEP, ReadyQueue
 
-DEMANDS = [((), ""), ((("gpu", "a100"),), ""), ((), "3.13")]
-RECORDS = [Record(Spec("f", False, b""), b"", RunTime(), demand) for demand in DEMANDS]
+LABELS: list[Any] = [(), (("gpu", "a100"),), (("gpu", "h100"),)]
 
 
-def make(rank: int, which: int = 0) -> Job:
-    return Job(job_id(bytes(8), rank), rank, None, RECORDS[which], b"", None, rank)
+class Made:
+    """Jobs of queues, tenants and priorities."""
+
+    def __init__(self) -> None:
+        self.queues = Queues()
+        self.functions = Functions(self.queues)
+        self.rank = 0
+
+    def job(self, *, which: int = 0, since: float = 0.0, **rules: Any) -> Job:
+        self.rank += 1
+        spec = Spec("f", False, b"f", labels=LABELS[which], rules=Rules(**rules))
+        job = Job(
+            job_id(bytes(8), self.rank), self.rank, None, self.functions.intern(spec.encode(), "ann"), b"", None, 0
+        )
+        job.rank, job.since = self.rank, since
+        return job
+
+
+def may_go(queue: Queue, line: Line) -> bool:
+    return queue.room != 0
+
+
+def served(queue: ReadyQueue, most: int = 1_000_000) -> list[Job]:
+    out: list[Job] = []
+    while len(out) < most and (turn := queue.turn(may_go)) is not None:
+        queue.pop(turn)
+        turn.job.state = State.LEASED
+        out.append(turn.job)
+    return out
 
 
 class ReadyQueueAgainstModel(RuleBasedStateMachine):
+    """One queue and one tenant: the first in each line goes first, whatever comes back or ends meanwhile."""
+
     def __init__(self) -> None:
         super().__init__()
+        self.made = Made()
         self.queue = ReadyQueue()
         self.ready: list[Job] = []
         self.away: list[Job] = []
-        self.rank = 0
 
     @rule(which=st.integers(0, 2), count=st.integers(1, 5))
     def push(self, which: int, count: int) -> None:
         for _ in range(count):
-            self.rank += 1
-            self.ready.append(make(self.rank, which))
+            self.ready.append(self.made.job(which=which))
             self.queue.push(self.ready[-1])
 
     @precondition(lambda self: self.ready)
     @rule(data=st.data())
     def pop(self, data: st.DataObject) -> None:
         demand = data.draw(st.sampled_from(self.queue.demands()))
-        head = self.queue.head(demand)
-        first = min((j for j in self.ready if j.record.demand == demand), key=lambda j: j.rank)
-        assert head is first and self.queue.pop(demand) is first
+        turn = self.queue.turn(lambda queue, line: line.demand == demand)
+        first = min((j for j in self.ready if j.record.line.demand == demand), key=lambda j: j.rank)
+        assert turn is not None and turn.job is first
+        self.queue.pop(turn)
         self.ready.remove(first)
         first.state = State.LEASED
         self.away.append(first)
@@ -64,15 +97,21 @@ class ReadyQueueAgainstModel(RuleBasedStateMachine):
         self.queue.dropped(job)
         job.state = State.FINISHED
 
+    @rule()
+    def tidy(self) -> None:
+        self.queue.tidy()
+
     @invariant()
     def it_counts_what_is_ready(self) -> None:
         assert len(self.queue) == len(self.ready)
+        assert sorted(j.rank for j in self.queue) == sorted(j.rank for j in self.ready)
 
     @invariant()
     def demands_come_by_their_oldest_job(self) -> None:
         oldest: dict[object, int] = {}
         for job in self.ready:
-            oldest[job.record.demand] = min(job.rank, oldest.get(job.record.demand, job.rank))
+            demand = job.record.line.demand
+            oldest[demand] = min(job.rank, oldest.get(demand, job.rank))
         assert self.queue.demands() == sorted(oldest, key=lambda d: oldest[d])
 
 
@@ -80,18 +119,118 @@ ReadyQueueAgainstModel.TestCase.settings = settings(max_examples=100, deadline=N
 TestReadyQueue = ReadyQueueAgainstModel.TestCase
 
 
-def test_a_demand_nobody_waits_with_has_no_head() -> None:
-    assert ReadyQueue().head(DEMANDS[0]) is None
+def test_an_empty_queue_has_no_turn() -> None:
+    assert ReadyQueue().turn(may_go) is None
 
 
 def test_dropped_jobs_are_swept_out_before_they_outnumber_the_rest() -> None:
-    queue = ReadyQueue()
-    first = make(0)
+    made, queue = Made(), ReadyQueue()
+    first = made.job()
     queue.push(first)
-    for rank in range(1, 10 * SWEEP):
-        job = make(rank)
+    for _ in range(1, 10 * SWEEP):
+        job = made.job()
         queue.push(job)
         queue.dropped(job)
         job.state = State.FINISHED
-        assert sum(map(len, queue._groups.values())) <= 2 * SWEEP + 3
-    assert queue.head(first.record.demand) is first
+        assert queue.count("default") <= 2 * SWEEP + 3
+    assert served(queue) == [first]
+
+
+# ------------------------------------------------------------------------------------ shares
+
+
+def test_weights_of_three_to_one_deal_three_to_one() -> None:
+    made, queue = Made(), ReadyQueue()
+    for name, weight in (("a", 3), ("b", 1)):
+        made.queues.named(name).settings.weight = weight
+        for _ in range(10_000):
+            queue.push(made.job(queue=name))
+    got = Counter(job.record.queue.name for job in served(queue, 10_000))
+    assert got["a"] / got["b"] == pytest.approx(3, rel=0.05)
+
+
+@given(st.lists(st.integers(1, 20), min_size=2, max_size=6), st.integers(50, 400))
+def test_no_queue_is_ever_more_than_a_turn_off_its_share(weights: list[int], turns: int) -> None:
+    made, queue = Made(), ReadyQueue()
+    for n, weight in enumerate(weights):
+        made.queues.named(f"q{n}").settings.weight = weight
+        for _ in range(turns):
+            queue.push(made.job(queue=f"q{n}"))
+    got: Counter[str] = Counter()
+    for done, job in enumerate(served(queue, turns), 1):
+        got[job.record.queue.name] += 1
+        for n, weight in enumerate(weights):
+            assert abs(got[f"q{n}"] - done * weight / sum(weights)) < len(weights) + 1
+
+
+def test_tenants_take_turns_however_much_one_has_waiting() -> None:
+    made, queue = Made(), ReadyQueue()
+    for _ in range(1_000):
+        queue.push(made.job(fair_key="large"))
+    for _ in range(10):
+        queue.push(made.job(fair_key="small"))
+    tenants = [job.record.fair_key for job in served(queue, 21)]
+    assert tenants.count("small") == 10
+
+
+def test_who_comes_late_or_was_paused_has_saved_up_no_turns() -> None:
+    made, queue = Made(), ReadyQueue()
+    paused = made.queues.named("paused")
+    for name in ("paused", "busy"):
+        for _ in range(1_000):
+            queue.push(made.job(queue=name))
+    paused.settings.paused = True
+    assert {j.record.queue.name for j in served(queue, 500)} == {"busy"}
+    paused.settings.paused = False
+    for _ in range(300):
+        queue.push(made.job(queue="late"))
+    got = Counter(job.record.queue.name for job in served(queue, 300))
+    assert all(99 <= got[name] <= 102 for name in ("paused", "busy", "late")), got
+
+
+def test_a_step_of_priority_is_worth_so_much_waiting_and_nothing_starves() -> None:
+    made, queue = Made(), ReadyQueue()
+    old = made.job(since=0.0)
+    urgent = [made.job(since=n, priority=1) for n in range(100)]
+    for job in (old, *urgent):
+        queue.push(job)
+    order = served(queue)
+    assert order.index(old) == sum(job.since - PRIORITY_S < 0 for job in urgent) == PRIORITY_S
+
+
+def test_caps_count_what_is_leased_anywhere_and_on_each_node() -> None:
+    queue = Queues().named("q")
+    assert (queue.room, queue.room_on("n1")) == (None, None)
+    queue.settings = queue.settings.changed({"max_running": 3, "max_per_node": 2})
+    for node in ("n1", "n1", "n2"):
+        queue.take(node)
+    assert (queue.room, queue.room_on("n1"), queue.room_on("n2"), queue.room_on("n3")) == (0, 0, 1, 2)
+    queue.give_back("n1")
+    assert (queue.room, queue.room_on("n1")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "word"),
+    [
+        ({"weight": 0}, "weight is 1 to 1000"),
+        ({"weight": True}, "weight is 1 to 1000"),
+        ({"paused": 1}, "paused is true or false"),
+        ({"max_running": 0}, "a positive number or none"),
+        ({"max_per_node": "3"}, "a positive number or none"),
+        ({"wieght": 3}, "has no 'wieght'; it has weight"),
+    ],
+)
+def test_wrong_settings_are_refused_in_words(wanted: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Queues().named("q").settings.changed(wanted)
+
+
+def test_idle_queues_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.queues.MAX_QUEUES", 3)
+    queues = Queues()
+    queues.named("used").jobs = 1
+    queues.named("set").settings.weight = 5
+    queues.named("idle")
+    assert not queues.full
+    queues.named("new").jobs = 1
+    assert queues.get("idle") is None and len(queues) == 3 and queues.full

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.actor import LOCAL
 from cluster.session import Link
+from scheduler.functions import Demand
 from scheduler.roster import Node, Roster
 
 
@@ -11,22 +12,36 @@ def node(name: str, python: str = "3.11", **labels: str) -> Node:
     return Node(name.encode(), LOCAL, b"", Link(), 0.0, name=name, python=python, labels=labels)
 
 
+def demand(python: str = "", **labels: str) -> Demand:
+    return Demand(tuple(sorted(labels.items())), python, "default")
+
+
+ANYTHING = demand()
+
+
 def test_a_demand_is_met_by_labels_and_python_together() -> None:
     n = node("n", python="3.12", gpu="a100", disk="ssd")
-    assert n.satisfies(((), "")) and n.satisfies(((("gpu", "a100"),), "3.12"))
-    assert not n.satisfies(((("gpu", "h100"),), "")) and not n.satisfies(((("room", "1"),), ""))
-    assert not n.satisfies(((), "3.11"))
+    assert n.satisfies(ANYTHING) and n.satisfies(demand("3.12", gpu="a100"))
+    assert not n.satisfies(demand(gpu="h100")) and not n.satisfies(demand(room="1"))
+    assert not n.satisfies(demand("3.11"))
+
+
+def test_a_node_that_names_its_queues_serves_no_other() -> None:
+    n = node("n")
+    assert n.satisfies(Demand((), "", "mail"))
+    n.queues = ("mail", "video")
+    assert n.satisfies(Demand((), "", "mail")) and not n.satisfies(ANYTHING)
 
 
 def test_who_fits_is_known_anew_after_every_coming_and_going() -> None:
-    roster, demand = Roster(), ((("gpu", "a100"),), "")
-    assert roster.fitting(demand) == []
+    roster, wanted = Roster(), demand(gpu="a100")
+    assert roster.fitting(wanted) == []
     a, b = node("a", gpu="a100"), node("b")
     roster.add(a)
     roster.add(b)
-    assert roster.fitting(demand) == [a] and roster.fitting(((), "")) == [a, b]
+    assert roster.fitting(wanted) == [a] and roster.fitting(ANYTHING) == [a, b]
     roster.remove(a)
-    assert roster.fitting(demand) == [] and list(roster) == [b] and len(roster) == 1
+    assert roster.fitting(wanted) == [] and list(roster) == [b] and len(roster) == 1
 
 
 def test_removing_an_old_life_leaves_the_new_one() -> None:
@@ -41,7 +56,7 @@ def test_many_different_demands_are_forgotten_in_time() -> None:
     roster = Roster()
     roster.add(node("a"))
     for n in range(3_000):
-        roster.fitting(((("x", str(n)),), ""))
+        roster.fitting(demand(x=str(n)))
     assert len(roster._fitting) <= 1_001
 
 

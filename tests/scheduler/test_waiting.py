@@ -235,7 +235,7 @@ def test_nodes_that_could_and_are_silent(play: CoordinatorPlay) -> None:
 
 def test_words_are_bounded_and_fit_for_one_line_whatever_peers_call_things() -> None:
     rude = "x\n\x1b[31m" * 1_000
-    demand: Demand = (tuple((f"k{n}{rude}", rude) for n in range(500)), rude)
+    demand = Demand(tuple((f"k{n}{rude}", rude) for n in range(500)), rude, rude)
     play = CoordinatorPlay()
     for n in range(100):
         play.node(f"n{n}")

@@ -41,6 +41,10 @@ def _of_coordinator(machine: CoordinatorMachine, world: World) -> Iterator[str]:
     it = machine.coordinator
     rows = world.kept.rows.rows
     yield from _left(it, "_ready", "_adrift")
+    yield from _left(it, "_inquiries", "_keyed", "_aliased", "_parents_ended")
+    yield from _left(it._dependencies, "_children", "_missing")
+    for queue in it._queues:
+        yield from _left(queue, "leased", "by_node", "jobs")
     yield from _left(it._admission, "jobs", "bytes", "volatile_bytes", "held")
     yield from _left(it._payloads, "bytes", "absent", "_reading")
     yield from _left(machine, "_held", "_under_way")
@@ -61,6 +65,7 @@ def _of_coordinator(machine: CoordinatorMachine, world: World) -> Iterator[str]:
     yield from _left(exchange, "_from", "_waiting", "_readers")
     needed = Counter(r.spec.code for r in it._functions._records.values() if r.holds_blob)
     needed.update(row.sha for row in rows.outcomes.values() if row.sha is not None)
+    needed.update(row.sha for row in rows.arguments.values() if row.sha is not None)
     for record in it._functions._records.values():
         yield from _left(record, "live")
     refs = exchange._shelf._refs

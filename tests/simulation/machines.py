@@ -35,15 +35,7 @@ from node import agent as agents
 from node.agent import Agent, Self
 from node.events import Give, KillWorker, Recall, SpawnWorker
 from scheduler.coordinator import Coordinator
-from scheduler.journal import (
-    PruneOutcomes,
-    ReadOutcomes,
-    ReadPayloads,
-    SpaceMeasured,
-    look_up,
-    prune,
-    read_payloads,
-)
+from scheduler.journal import READERS, SpaceMeasured
 from scheduler.store import Recovered, UnfinishedRow
 from tests.scheduler.store.model import Disk as RowsOnDisk
 from tests.scheduler.store.model import ModelStore
@@ -370,16 +362,10 @@ class CoordinatorMachine(Machine):
                     self.post(event)
             case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
                 self.disk.perform(effect)
-            case ReadOutcomes():
-                assert self._store is not None
-                self.post(look_up(self._store, effect))
-            case ReadPayloads():
-                assert self._store is not None
-                self.post(read_payloads(self._store, effect))
-            case PruneOutcomes():
+            case _ if type(effect) in READERS:
                 assert self._store is not None
                 before = self._store.rows.outcomes.copy()
-                self.post(prune(self._store, effect))
+                self.post(READERS[type(effect)](self._store, effect))
                 self.world.ledger.pruned(before.keys() - self._store.rows.outcomes.keys())
             case _:
                 raise Broken(f"the coordinator wants {effect}")

@@ -20,13 +20,42 @@ from hypothesis.stateful import (
 )
 
 from cluster.ids import counter_of, job_id, session_of
-from scheduler.store import Changes, JobRow, NodeRow, OutcomeRow, SessionRow, SpecRow, Standing, StoreFailed
+from scheduler.store import (
+    AliasRow,
+    Changes,
+    JobRow,
+    KeyRow,
+    NodeRow,
+    OutcomeRow,
+    Search,
+    SessionRow,
+    SpecRow,
+    Standing,
+    StoreFailed,
+)
 from tests.scheduler.store.bodies import BODIES
-from tests.scheduler.store.model import Disk, ModelStore, Rows
-from tests.scheduler.store.rows import everything
+from tests.scheduler.store.model import Disk, ModelStore, Rows, matches
+from tests.scheduler.store.rows import everything, history
 
 SESSIONS = [b"anne-ses", b"bert-ses", b"carl-ses"]
 SHAS = [None, None, None, bytes(32), b"s" * 32]
+TEXTS = ["", "aB_c%", "xX\\", "\u00e4Ab", "b\0a"]
+
+chosen = st.none() | st.frozensets(st.integers(0, 3), max_size=3)
+texts = st.just("") | st.text("aAbBxc_%\\\u00e4\0", max_size=3)
+moments = st.integers(0, 100).map(float)
+searches = st.builds(
+    Search,
+    chosen,
+    chosen,
+    st.sampled_from([None, None, True, False]),
+    st.sampled_from(["", "", "n1", "n9"]),
+    st.just(0.0) | moments,
+    st.just(0.0) | moments,
+    texts,
+    texts,
+    st.sampled_from([b"", b"", b"a", b"anne-ses", job_id(SESSIONS[0], 3), job_id(SESSIONS[1], 0)[:-1], b"x"]),
+)
 
 
 class Turns(RuleBasedStateMachine):
@@ -41,6 +70,15 @@ class Turns(RuleBasedStateMachine):
         self.disk = Disk()
         self.settled = True
         """Nothing is written and not committed."""
+        self.aliases = 0
+        self.search: Search | None = None
+        """Whose slices are being read,"""
+        self.before = 0
+        """...the next one from here,"""
+        self.seen: list[bytes] = []
+        """...what was on them,"""
+        self.wanted: list[bytes] = []
+        """...and what there was when the first was read, in its order."""
 
     @initialize()
     def open(self) -> None:
@@ -74,7 +112,17 @@ class Turns(RuleBasedStateMachine):
             first = max(accepted.get(session, 0), used[session]) + 1
             sha = data.draw(st.sampled_from(SHAS))
             rows = [
-                JobRow(job_id(session, first + i), rank + i + 1, 1, b"p" * (i % 7), sha, 9 if sha else 0)
+                JobRow(
+                    job_id(session, first + i),
+                    rank + i + 1,
+                    i % 3,
+                    b"p" * (i % 7),
+                    sha,
+                    9 if sha else 0,
+                    float(i),
+                    TEXTS[i % len(TEXTS)],
+                    b"a" * (i % 2),
+                )
                 for i in range(n)
             ]
             used[session] = first + n - 1
@@ -87,33 +135,36 @@ class Turns(RuleBasedStateMachine):
         ids = [*(row.id for row in self.rows.jobs.values()), *self.rows.outcomes]
         return max((counter_of(id) for id in ids if session_of(id) == session), default=0)
 
-    @rule(data=st.data(), at=st.integers(0, 100), most=st.integers(1, 120))
-    def end(self, data: Any, at: int, most: int) -> None:
+    @rule(data=st.data(), at=moments, most=st.integers(1, 120), outcomes=st.sampled_from([[0], [1], [0, 0, 1, 2, 3]]))
+    def end(self, data: Any, at: float, most: int, outcomes: list[int]) -> None:
         open_ranks = sorted(self.rows.jobs)
         if not open_ranks:
             return
         start, step = data.draw(st.integers(0, len(open_ranks) - 1)), data.draw(st.integers(1, 3))
-        sha = data.draw(st.sampled_from(SHAS))
+        sha, until = data.draw(st.sampled_from(SHAS)), data.draw(st.just(0.0) | moments)
         rows = [self.rows.jobs[rank] for rank in open_ranks[start::step][:most]]
         if data.draw(st.booleans()):
             rows.reverse()
-        self.write(
-            Changes(
-                outcomes=[OutcomeRow(r.id, r.rank, 0, b"r", sha, 9 if sha else 0, float(at), 1, 0, b"") for r in rows]
-            )
-        )
+        ended = []
+        for i, row in enumerate(rows):
+            outcome = outcomes[i % len(outcomes)]
+            dead, error = (i % 2, TEXTS[i % len(TEXTS)]) if outcome else (0, "")
+            result = outcome, b"r" * (i % 3), sha, 9 if sha else 0
+            told = row.spec, row.at, row.summary, row.about
+            ended.append(OutcomeRow(row.id, row.rank, *result, at, 1, dead, until, *told, f"n{i % 2}", error, b"t"))
+        self.write(Changes(outcomes=ended))
 
     @rule(session=st.sampled_from(SESSIONS))
     def refuse(self, session: bytes) -> None:
         counter = self.highest(session) + 1
-        self.write(Changes(outcomes=[OutcomeRow(job_id(session, counter), 0, 5, b"why", None, 0, 0.0, 0, 0, b"")]))
+        self.write(Changes(outcomes=[_refused(job_id(session, counter))]))
 
     @rule(data=st.data(), attempt=st.integers(1, 9), node=st.sampled_from([b"", b"node-ses"]))
     def remember(self, data: Any, attempt: int, node: bytes) -> None:
         if self.rows.jobs:
             chosen = data.draw(st.lists(st.sampled_from(sorted(self.rows.jobs)), unique=True, max_size=5))
             self.write(
-                Changes(standings={rank: Standing(rank, attempt, attempt, node, 1, 2, 3, b"s") for rank in chosen})
+                Changes(standings={rank: Standing(rank, attempt, attempt, node, 1.5, b"t", b"s") for rank in chosen})
             )
 
     @rule(names=st.dictionaries(st.sampled_from("abc"), st.none() | st.integers(0, 9)))
@@ -135,10 +186,58 @@ class Turns(RuleBasedStateMachine):
     def forget(self, sessions: list[bytes]) -> None:
         self.write(Changes(forgotten_sessions=sessions))
 
-    @rule(before=st.integers(0, 100), keep=st.integers(0, 60), most=st.integers(1, 50))
-    def prune(self, before: float, keep: int, most: int) -> None:
+    @rule(names=st.dictionaries(st.tuples(st.sampled_from("ab"), st.sampled_from("ab")), st.none() | moments))
+    def keys(self, names: dict[tuple[str, str], float | None]) -> None:
+        rows = {n: None if until is None else KeyRow(*n, b"j" * 16, b"f", until) for n, until in names.items()}
+        self.write(Changes(keys=rows))
+
+    @rule(data=st.data(), ages=st.lists(moments, max_size=5))
+    def attach(self, data: Any, ages: list[float]) -> None:
+        ids = [*(row.id for row in self.rows.jobs.values()), *self.rows.outcomes]
+        if ids:
+            rows = []
+            for at in ages:
+                self.aliases += 1
+                rows.append(AliasRow(job_id(b"dora-ses", self.aliases), data.draw(st.sampled_from(ids)), at))
+            self.write(Changes(aliases=rows))
+
+    @rule(values=st.dictionaries(st.sampled_from("abc"), st.none() | st.binary(max_size=2)))
+    def set(self, values: dict[str, bytes | None]) -> None:
+        self.write(Changes(settings=values))
+
+    @rule(before=moments, keep=st.integers(0, 60), most=st.integers(1, 50), now=st.just(0.0) | moments)
+    def prune(self, before: float, keep: int, most: int, now: float) -> None:
         self.settled = False
-        assert self.store.prune(before, keep, most) == self.model.prune(before, keep, most)
+        pruned, expected = self.store.prune(before, keep, most, now), self.model.prune(before, keep, most, now)
+        assert (pruned.outcomes, sorted(pruned.blobs)) == (expected.outcomes, sorted(expected.blobs))
+
+    # -- history ------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.settled)
+    @rule(search=searches, most=st.integers(1, 40), look_at=st.integers(1, 100))
+    def find(self, search: Search, most: int, look_at: int) -> None:
+        found = history(self.store, search, most, look_at)
+        assert found == history(self.model, search, most, look_at)
+        assert found == [row._replace(payload=b"") for row in self.past if matches(search, row)]
+
+    @property
+    def past(self) -> list[OutcomeRow]:
+        return list(reversed(self.rows.outcomes.values()))
+
+    @precondition(lambda self: self.settled)
+    @rule(search=searches | st.just(Search()), most=st.integers(1, 20), look_at=st.integers(1, 40))
+    def turn_the_page(self, search: Search, most: int, look_at: int) -> None:
+        """Other turns, prunings and crashes fall between the slices."""
+        if self.search is None:
+            self.search, self.before, self.seen = search, 0, []
+            self.wanted = [row.id for row in self.past if matches(search, row)]
+        found = self.store.history(self.search, self.before, most, look_at)
+        self.seen += [row.id for row in found.rows]
+        self.before = found.before
+        if not self.before:
+            there = set(self.seen) | self.rows.outcomes.keys()
+            assert self.seen == [id for id in self.wanted if id in there]
+            self.search = None
 
     # -- what becomes of them -----------------------------------------------------------------------
 
@@ -163,7 +262,7 @@ class Turns(RuleBasedStateMachine):
             wrong += [[row], [row._replace(rank=0)]]
         if self.rows.jobs:
             job = data.draw(st.sampled_from(list(self.rows.jobs.values())))
-            row = OutcomeRow(job.id, job.rank, 0, b"", None, 0, 0.0, 1, 1, b"s")
+            row = _refused(job.id)._replace(rank=job.rank)
             wrong += [[row, row], [row._replace(rank=self.rows.last_rank + 1)]]
         changes = Changes(outcomes=data.draw(st.sampled_from(wrong)))
         for store in (self.store, self.model):
@@ -175,6 +274,13 @@ class Turns(RuleBasedStateMachine):
     def they_tell_the_same(self) -> None:
         if self.settled and hasattr(self, "store"):
             assert everything(self.store, *SESSIONS) == everything(self.model, *SESSIONS)
+            for n in range(1, self.aliases + 1):
+                id = job_id(b"dora-ses", n)
+                assert (self.store.alias(id), self.store.outcome(id)) == (self.model.alias(id), self.model.outcome(id))
+
+
+def _refused(id: bytes) -> OutcomeRow:
+    return OutcomeRow(id, 0, 5, b"why", None, 0, 0.0, 0, 0, 0.0, 0, 0.0, "", b"", "", "no", b"")
 
 
 @pytest.mark.parametrize("body", [name for name in BODIES if name != "model"])

@@ -18,10 +18,28 @@ import pytest
 from cluster import file_systems
 from cluster.errors import ConfigError
 from cluster.file_systems import NETWORK_FILE_SYSTEMS
-from scheduler.store import Changes, JobRow, StoreFailed, sqlite
+from scheduler.store import Changes, JobRow, Search, StoreFailed, sqlite
 from scheduler.store.sqlite import SqliteStore
 from tests.scheduler.store.conftest import StartChild
-from tests.scheduler.store.rows import ANNE, SHA, ended, ends, everything, job, jobs, node, put, ranks, session, spec
+from tests.scheduler.store.rows import (
+    ANNE,
+    SHA,
+    alias,
+    ended,
+    ends,
+    everything,
+    history,
+    job,
+    jobs,
+    key,
+    keys,
+    node,
+    put,
+    ranks,
+    session,
+    slices,
+    spec,
+)
 
 PAGE = 4096
 
@@ -339,7 +357,7 @@ def test_a_write_for_which_there_is_no_room_fails_with_its_whole_transaction(
     with pytest.raises(StoreFailed, match="full; make room on that disk"):
         store.write([Changes(jobs=[job(n, payload=bytes(3000)) for n in range(3, 100)])])
     # SQLite may have ended the transaction, so that these would each be committed alone.
-    for call in (lambda: store.write([jobs(100)]), store.commit, lambda: store.prune(0.0, 0, 1)):
+    for call in (lambda: store.write([jobs(100)]), store.commit, lambda: store.prune(0.0, 0, 1, 0.0)):
         with pytest.raises(StoreFailed, match="full"):
             call()
     store.close()
@@ -475,7 +493,7 @@ def test_a_disk_that_fills_loses_nothing_and_is_taken_again_when_there_is_room(
     [
         Changes(sessions={ANNE: session(accepted=2**63)}),
         Changes(nodes={"n": node("n")._replace(host="\ud800")}),
-        Changes(jobs=[JobRow(b"i" * 16, 1, 1, None, None, 0)]),  # type: ignore[arg-type]
+        Changes(jobs=[JobRow(b"i" * 16, 1, 1, None, None, 0, 0.0, "", b"")]),  # type: ignore[arg-type]
     ],
     ids=["too large a number", "half a character", "nothing"],
 )
@@ -599,20 +617,60 @@ def test_a_call_while_another_thread_commits_is_a_bug_and_closing_waits(store: S
     again.close()
 
 
+def past(store: SqliteStore, n: int) -> None:
+    """Outcomes of so many jobs, of which every second one failed."""
+    put(store, jobs(*range(1, n + 1)))
+    put(store, Changes(outcomes=[ended(job(i), outcome=i % 2, error="why" * (i % 2)) for i in range(1, n + 1)]))
+
+
+FAILED = Search(outcomes=frozenset({1}), error="WHY")
+
+
+@pytest.mark.parametrize(("search", "found"), [(Search(), 20), (FAILED, 10), (Search(id=ANNE), 20)], ids=repr)
+def test_a_slice_of_history_ends_when_its_time_is_over(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, search: Search, found: int
+) -> None:
+    past(store, 20)
+    for name, value in (("SLICE_S", 0.0), ("STEP", 2), ("ROWS_BY_ID", 1)):
+        monkeypatch.setattr(sqlite, name, value)
+    assert [len(page.rows) for page in slices(store, search, 100)] == [2] * (found // 2)
+    monkeypatch.setattr(sqlite, "SLICE_S", 60.0)
+    assert [len(page.rows) for page in slices(store, search, 100)] == [found]
+
+
+def test_failures_are_found_without_looking_at_the_rest(store: SqliteStore) -> None:
+    put(store, jobs(*range(1, 1_001)))
+    put(store, Changes(outcomes=[ended(job(n), outcome=int(n in (1, 2, 500))) for n in range(1, 1_001)]))
+    assert [len(page.rows) for page in slices(store, Search(outcomes=frozenset({1, 2})), 10, 3)] == [3]
+
+
+@pytest.mark.parametrize("n", [1, 40_000, 300_000])
+def test_any_number_of_specs_and_any_length_of_text_may_be_searched_for(store: SqliteStore, n: int) -> None:
+    past(store, 4)
+    assert len(history(store, Search(specs=frozenset(range(1, n + 1))))) == 4
+    for text in ("%" * n, "\\" * n, "\u00e4" * n):
+        assert history(store, Search(error=text)) == history(store, Search(summary=text)) == []
+
+
 def test_nothing_asked_or_pruned_costs_more_where_more_is_kept(store: SqliteStore) -> None:
-    put(store, Changes(jobs=[job(1, sha=SHA), job(2), job(3)], specs=[spec()], outcomes=[ended(job(3))]))
+    put(store, Changes(jobs=[job(1, sha=SHA), job(2), job(3), job(4)], specs=[spec()], outcomes=[ended(job(3))]))
     asked: list[str] = []
     store._db.set_trace_callback(asked.append)
     everything(store, ANNE)
-    put(store, Changes(outcomes=[ended(job(2))]))
-    store.prune(0.0, 0, 10)
+    put(store, Changes(outcomes=[ended(job(2), outcome=1, error="why"), ended(job(4), until=1.0)]))
+    put(store, keys(key()), Changes(aliases=[alias(1, job(1), at=0.0), alias(2, job(1))], keys={("n", "k"): None}))
+    for search in (Search(), FAILED, Search(id=ANNE), Search(summary="x", specs=frozenset({1, 2}))):
+        assert history(store, search)
+    assert store.alias(alias(1, job(1)).id) and store.outcome(alias(2, job(1)).id) is None
+    assert store.prune(0.0, 3, 10, 2.0).outcomes == 1
+    store.prune(1.0, 0, 10, 0.0)
     store.commit()
     store._db.set_trace_callback(None)
     scanned = {
         re.sub(r"\d+$", "", statement)
         for statement in asked
-        if statement.startswith(("SELECT", "DELETE", "UPDATE"))
+        if statement.startswith(("SELECT", "DELETE", "UPDATE", "INSERT INTO arguments"))
         for *_, step in store._db.execute(f"EXPLAIN QUERY PLAN {statement}")
-        if re.search(r"SCAN (jobs|outcomes)\b", step)
+        if re.search(r"SCAN (jobs|outcomes|arguments|aliases|o|j)\b", step)
     }
     assert scanned == {"SELECT seq, at, sha FROM outcomes ORDER BY seq LIMIT "}, "by its own order, one slice"

@@ -1,0 +1,86 @@
+"""What all commands have in common: options, errors, and who they ask. Rules of this file: no command is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from cluster.errors import ClusterError
+
+if TYPE_CHECKING:
+    from cluster.client import Client
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# ------------------------------------------------------------------------------------ options and errors
+
+
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """``click.option`` that is also read from ``GANGER_`` and its long name."""
+    long = next(n for n in names if n.startswith("--")).partition("/")[0]
+    settings.setdefault("envvar", "GANGER_" + long.removeprefix("--").replace("-", "_").upper())
+    settings.setdefault("show_envvar", not settings.get("hidden", False))
+    return click.option(*names, **settings)
+
+
+def _leave_to_keys(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """``find_connection`` reads the variable itself, and says in its errors that it was the variable."""
+    given = parameter.name is not None and ctx.get_parameter_source(parameter.name)
+    return None if given == ParameterSource.ENVIRONMENT else value
+
+
+connection_option = option(
+    "--connection",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    callback=_leave_to_keys,
+    help="Connection file. Without it, that of the coordinator of this machine and user.",
+)
+
+json_option = option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+
+
+def log_level_option(default: str) -> Callable[[F], F]:
+    levels = click.Choice(["debug", "info", "warning", "error"])
+    return option("--log-level", type=levels, default=default, show_default=True, help="What is worth a log line.")
+
+
+class Failure(click.ClickException):
+    """One line on standard error, and exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"{click.style('cluster:', fg='red', bold=True)} {self.message.strip()}", err=True)
+
+
+class UnknownCommand(click.UsageError):
+    def show(self, file: Any = None) -> None:
+        click.echo(self.message, err=True)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns what is foreseen to go wrong into :class:`Failure`."""
+    try:
+        yield
+    except ClusterError as e:
+        raise Failure(str(e) or type(e).__name__) from e
+    except OSError as e:
+        if e.filename is None:
+            raise
+        raise Failure(f"{e.filename}: {e.strerror}") from e
+
+
+ANSWER_WITHIN_S = 5.0
+"""A person waits no longer than this for a coordinator that does not answer."""
+
+
+def client_of(connection: str | None) -> Client:
+    from cluster import Client
+    from cluster.config import ClientLimits
+
+    limits = ClientLimits(reconnect_timeout_s=ANSWER_WITHIN_S)
+    return Client(connection, limits=limits, connect_timeout_s=ANSWER_WITHIN_S)

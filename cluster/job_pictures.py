@@ -1,0 +1,140 @@
+"""Jobs and queues in a terminal. Rules of this file: those of ``terminal``: values in, renderables out, no cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from cluster.terminal import seconds
+
+STATE_STYLES = {
+    "scheduled": "blue",
+    "ready": "yellow",
+    "leased": "cyan",
+    "running": "bold cyan",
+    "adrift": "magenta",
+    "succeeded": "green",
+    "failed": "red",
+    "timed out": "red",
+    "expired": "yellow",
+    "cancelled": "dim",
+    "lost": "bold red",
+}
+
+
+def _state(job: Mapping[str, Any]) -> Text:
+    text = Text(str(job["state"]), style=STATE_STYLES.get(job["state"], ""))
+    return text.append(" dead", style="bold red") if job["dead"] else text
+
+
+def _ago(moment: float | None, now: float) -> str:
+    return "-" if moment is None else f"{seconds(max(0.0, now - moment))} ago"
+
+
+def jobs_table(jobs: Sequence[Mapping[str, Any]], now: float, limit: int) -> RenderableType:
+    """``Client.jobs``, one line a job."""
+    if not jobs:
+        return Text("no job has all of that", style="yellow")
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("id", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("function", "arguments"):
+        table.add_column(name, overflow="fold")
+    table.add_column("queue", no_wrap=True)
+    table.add_column("node", no_wrap=True)
+    table.add_column("tries", justify="right")
+    table.add_column("when", justify="right", no_wrap=True)
+    table.add_column("error", overflow="fold")
+    for job in jobs:
+        table.add_row(
+            Text(job["id"]),
+            _state(job),
+            Text(job["function"]),
+            Text(job["arguments"], style="dim"),
+            Text(job["queue"]),
+            Text(job["node"] or "-"),
+            str(job["attempt"]),
+            _ago(job["ended"] or job["accepted"], now),
+            Text(job["error"], style="red" if job["ended"] else "yellow"),
+        )
+    if len(jobs) < limit:
+        return table
+    return Group(table, Text(f"the first {limit}; more with --limit", style="dim"))
+
+
+def _moment(moment: float) -> str:
+    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def job_panel(job: Mapping[str, Any], why: Sequence[str], now: float) -> RenderableType:
+    """``Client.job``: what it is, why it does not run, and what became of each attempt."""
+    head = Table.grid(padding=(0, 2))
+    head.add_column(style="dim", no_wrap=True)
+    head.add_column(overflow="fold")
+    head.add_row("state", _state(job))
+    for line in why:
+        head.add_row("", Text(line))
+    how = "by value" if job["by_value"] else "by name"
+    head.add_row("calls", Text(f"{job['function']}({job['arguments']})").append(f"  {how}", style="dim"))
+    head.add_row("queue", Text(job["queue"]))
+    for name in ("tags", "after"):
+        if job[name]:
+            head.add_row(name, Text(", ".join(job[name])))
+    for name, title in (("key", "key"), ("retry_of", "repeats")):
+        if job[name]:
+            head.add_row(title, Text(job[name]))
+    head.add_row("handed in", Text(f"{_moment(job['accepted'])} by {job['owner']}, namespace {job['namespace']}"))
+    if job["due"] and job["due"] > now:
+        head.add_row("due", Text(f"{_moment(job['due'])}, in {seconds(job['due'] - now)}"))
+    if job["ended"]:
+        head.add_row("ended", Text(f"{_moment(job['ended'])}, {seconds(job['ended'] - job['accepted'])} later"))
+    if job["error"]:
+        head.add_row("error", Text(job["error"], style="red"))
+    parts: list[RenderableType] = [head]
+    if job["attempts"]:
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        for name in ("attempt", "ran", "worker"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("node", no_wrap=True)
+        table.add_column("ended", no_wrap=True)
+        table.add_column("how", overflow="fold")
+        for tried in job["attempts"]:
+            table.add_row(
+                str(tried["number"]),
+                seconds(tried["run_s"]) if tried["run_s"] else "-",
+                str(tried["worker"] or "-"),
+                Text(tried["node"]),
+                _moment(tried["ended"]),
+                Text(tried["error"], style="red") if tried["error"] else Text("succeeded", style="green"),
+            )
+        parts += [Text(), table]
+    return Panel(Group(*parts), title=f"job {job['id']}", title_align="left", border_style="blue", expand=False)
+
+
+def queues_table(queues: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """``Client.queues``, one line a queue."""
+    if not queues:
+        return Text("no queue has jobs or settings of its own", style="yellow")
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("queue", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for name in ("weight", "jobs", "ready", "placed", "most", "per node"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for q in queues:
+        table.add_row(
+            Text(q["name"]),
+            Text("paused", style="yellow") if q["paused"] else Text("open", style="green"),
+            str(q["weight"]),
+            f"{q['jobs']:,}",
+            f"{q['ready']:,}",
+            f"{q['leased']:,}",
+            "-" if q["max_running"] is None else str(q["max_running"]),
+            "-" if q["max_per_node"] is None else str(q["max_per_node"]),
+        )
+    return table

@@ -1,0 +1,30 @@
+"""Nodes with room for jobs of one kind, in one turn. Rules of this file: a pure book; the choice is placement's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scheduler.placement import Chance, choose
+from scheduler.queues import Queue
+from scheduler.roster import Node
+
+
+@dataclass(slots=True)
+class Rooms:
+    nodes: list[Node]
+    """Those that had room when they were last looked at."""
+    most: dict[int, int]
+    """What each may hold of it at most, by its identity."""
+
+    def choose(self, chance: Chance, queue: Queue) -> Node | None:
+        """Which takes the next job of this queue; None where none can."""
+        nodes, most = self.nodes, self.most
+        if queue.settings.max_per_node is not None:
+            nodes = [n for n in nodes if n.outstanding < most[id(n)] and queue.room_on(n.name)]
+            return choose(nodes, chance) if nodes else None
+        while nodes:
+            node = choose(nodes, chance)
+            if node.outstanding < most[id(node)]:
+                return node
+            nodes.remove(node)
+        return None

@@ -1,0 +1,52 @@
+"""What becomes due, and when. Rules of this file: a pure book of moments of the wall clock; it reads no clock.
+
+Moments are those people think in (``at``, ``expires``, a retry after a pause), so they are kept by the wall clock, and
+a jump of it moves them. An entry is not taken back: whoever gets it looks whether it still means something.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+
+class Kind(Enum):
+    __hash__ = object.__hash__
+
+    DUE = "may run"
+    EXPIRES = "must have begun"
+    KEY = "the key is free again"
+
+
+class Timers:
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Kind, Any]] = []
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def at(self, moment: float, kind: Kind, what: Any) -> None:
+        self._number += 1
+        heapq.heappush(self._heap, (moment, self._number, kind, what))
+
+    @property
+    def next(self) -> float:
+        """The next moment; infinity where there is none."""
+        return self._heap[0][0] if self._heap else math.inf
+
+    def sweep(self, keep: Callable[[Kind, Any], bool]) -> None:
+        """Forget what means nothing any more."""
+        self._heap = [entry for entry in self._heap if keep(entry[2], entry[3])]
+        heapq.heapify(self._heap)
+
+    def take(self, wall: float, most: int) -> list[tuple[Kind, Any]]:
+        """What is due by now, in order; no more than ``most`` at once."""
+        out: list[tuple[Kind, Any]] = []
+        while self._heap and self._heap[0][0] <= wall and len(out) < most:
+            _, _, kind, what = heapq.heappop(self._heap)
+            out.append((kind, what))
+        return out
