@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     )
     from cluster.jobs import Outcome
     from cluster.local import LocalCluster
+    from cluster.triggers import BadTrigger, Trigger, at, cron, every, holidays
 
 __all__ = [
     "BadJobId",
+    "BadTrigger",
     "Cancelled",
     "Client",
     "ClientClosed",
@@ -61,8 +63,13 @@ __all__ = [
     "RemoteTraceback",
     "SerializationError",
     "TooLarge",
+    "Trigger",
     "UnknownOption",
     "WorkerCrashed",
+    "at",
+    "cron",
+    "every",
+    "holidays",
 ]
 
 _HOMES = {
@@ -72,6 +79,12 @@ _HOMES = {
     "ClientLimits": "cluster.config",
     "LocalCluster": "cluster.local",
     "Outcome": "cluster.jobs",
+    "BadTrigger": "cluster.triggers",
+    "Trigger": "cluster.triggers",
+    "at": "cluster.triggers",
+    "cron": "cluster.triggers",
+    "every": "cluster.triggers",
+    "holidays": "cluster.triggers",
 }
 """Where a name lives, if not with the errors."""
 
