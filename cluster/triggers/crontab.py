@@ -188,7 +188,8 @@ class Search(CronSim):
             super().__init__(" ".join(texts), EPOCH)
         except CronSimError:
             raise BadTrigger(DAY.name, f"no month of those named has a day {parts[3]}") from None
-        if days.nearest:
+        if days.nearest:  # cronsim has not seen these, nor therefore how the field begins
+            self.day_and = parts[3].startswith("*") or parts[5].startswith("*")
             self.days = CronSim(f"0 0 {','.join(days.terms)} * *", EPOCH).days if days.terms else set()
         self.near = days.nearest
         self.words = "" if days.nearest else self.explain()

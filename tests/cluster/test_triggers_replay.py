@@ -97,6 +97,7 @@ def fires(expr: str, tz: str, dst: str, first: int, last: int) -> list[int]:
 @example("*/30 2 * * *", CHANGES[1], 12 * HOUR_S)
 @example("30 2 * * *", CHANGES[12], 12 * HOUR_S)
 @example("0 0 * * *", CHANGES[8], 12 * HOUR_S)
+@example("* * 1W,*/1 * 0", CHANGES[0], 0)
 def test_times_around_a_change_are_those_of_the_replay(
     dst: str, expr: str, change: tuple[str, str], before: int
 ) -> None:
