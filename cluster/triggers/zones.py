@@ -11,7 +11,6 @@ A moment here is a number of seconds since 1970 in UTC; a wall time is counted i
 from __future__ import annotations
 
 import difflib
-import importlib.resources
 import zoneinfo
 from bisect import bisect_right
 from datetime import datetime, timedelta
@@ -94,6 +93,8 @@ def nearest(word: str, words: list[str]) -> str:
 
 @lru_cache(maxsize=1)
 def _names() -> list[str]:
+    import importlib.resources  # slow to import, and for an error's hint only
+
     return importlib.resources.files("tzdata").joinpath("zones").read_text(encoding="ascii").split()
 
 
