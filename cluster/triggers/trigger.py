@@ -35,10 +35,11 @@ MAX_EXCLUSIONS = 32
 """Of a part; a union that is excluded counts as its parts."""
 MAX_COUNT = 1_000_000_000
 MAX_UPCOMING = 10_000
-MAX_PASSED = 1_000
-"""Excluded fire times that one search passes over."""
+MAX_PASSED = 4_000
+"""Fire times that one search passes over as excluded, times the exclusions each is held against. A tenth of a second;
+more than ``MAX_DATES`` days in a row. The parts of a union share it."""
 _TRIES = 5
-"""Searches that may end so while a trigger is tried for whether it fires at all."""
+"""Searches that may end so while a part is tried for whether it fires at all."""
 
 _HORIZON_US = HORIZON_S * US
 
@@ -66,7 +67,7 @@ class Part:
     start_us: int | None = None
     end_us: int | None = None
 
-    def next_after(self, moment: int) -> int | None:
+    def next_after(self, moment: int, most: int = MAX_PASSED) -> int | None:
         at = moment if self.start_us is None else max(moment, self.start_us - 1)
         found = self.rule.next_after(at)
         passed = 0
@@ -76,10 +77,10 @@ class Part:
             until = self._excluded_until(found)
             if until is None:
                 return found
-            passed += 1
+            passed += len(self.outs)
             if until > at + _HORIZON_US:
                 return None
-            if passed == MAX_PASSED:
+            if passed >= most:
                 raise SearchGoesOn(until - 1)
             found = self.rule.next_after(until - 1)
         return None
@@ -118,9 +119,10 @@ class Trigger:
         moment = max(moment, FIRST_US)
         best: int | None = None
         unknown: int | None = None
+        most = MAX_PASSED // len(self.parts)
         for part in self.parts:
             try:
-                found = part.next_after(moment)
+                found = part.next_after(moment, most)
             except SearchGoesOn as e:
                 unknown = e.until_us if unknown is None else min(unknown, e.until_us)
                 continue
@@ -150,7 +152,7 @@ class Trigger:
                 moment = e.until_us
                 passed += 1
                 if passed > 100:
-                    raise BadTrigger("without", f"excludes more than {100 * MAX_PASSED} fire times in a row") from None
+                    raise BadTrigger("without", f"excludes all up to {aware(moment, zone)}, and maybe more") from None
                 continue
             if found is None:
                 break
@@ -299,8 +301,7 @@ def _checked(trigger: Trigger) -> Trigger:
                 raise BadTrigger("without", "an `every` that is excluded needs start= or aligned=True")
         if part.start_us is not None and part.end_us is not None and part.start_us > part.end_us:
             raise BadTrigger("end", "is before the start")
-        if part.outs or part.start_us is not None or part.end_us is not None:
-            _assert_fires(part)
+    _assert_fires(trigger)
     return trigger
 
 
@@ -308,9 +309,23 @@ def _days_sound(days: tuple[int, ...]) -> bool:
     return days[0] >= FIRST_DAY and days[-1] <= LAST_DAY
 
 
-def _assert_fires(part: Part) -> None:
+def _assert_fires(trigger: Trigger) -> None:
+    """One part that does is enough: another may have ended, or be excluded as a whole."""
+    reasons = []
+    for part in trigger.parts:
+        reason = _idle(part, MAX_PASSED // len(trigger.parts))
+        if reason is None:
+            return
+        reasons.append(reason)
+    raise reasons[0]
+
+
+def _idle(part: Part, most: int) -> BadTrigger | None:
+    """Why that part never fires."""
+    if not part.outs and part.start_us is None and part.end_us is None:
+        return None  # its rule was checked
     if type(part.rule) is Cron and part.rule.expr == REBOOT:
-        return
+        return None
     part = _anchored(part, REFERENCE_US if part.start_us is None else part.start_us)
     rule = part.rule
     if part.start_us is not None:
@@ -323,15 +338,16 @@ def _assert_fires(part: Part) -> None:
         at = REFERENCE_US if part.end_us is None else min(REFERENCE_US, part.end_us - _HORIZON_US)
     for _ in range(_TRIES):
         try:
-            if part.next_after(at) is not None:
-                return
+            found = part.next_after(at, most)
         except SearchGoesOn as e:
             at = e.until_us
             continue
-        if not part.outs:
-            raise BadTrigger("end" if part.end_us is not None else "start", "it never fires within its bounds")
-        raise BadTrigger("without", "excludes all its times")
-    raise BadTrigger("without", f"excludes more than {_TRIES * MAX_PASSED} fire times in a row")
+        if found is not None:
+            return None
+        if part.outs:
+            return BadTrigger("without", "excludes all its times")
+        return BadTrigger("end" if part.end_us is not None else "start", "it never fires within its bounds")
+    return BadTrigger("without", f"excludes all its times in a row up to {aware(at, zone_of(part.rule.tz))} at least")
 
 
 # --------------------------------------------------------------------------- the wire
