@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cluster.config import ClientLimits
     from cluster.errors import (
         BadJobId,
+        BadTrigger,
         Cancelled,
         ClientClosed,
         ClusterError,
@@ -44,9 +45,11 @@ if TYPE_CHECKING:
     from cluster.jobs import Outcome
     from cluster.local import LocalCluster
     from cluster.options import Options
+    from cluster.triggers import Trigger, at, cron, every, holidays
 
 __all__ = [
     "BadJobId",
+    "BadTrigger",
     "Cancelled",
     "Client",
     "ClientClosed",
@@ -77,9 +80,14 @@ __all__ = [
     "SerializationError",
     "Snooze",
     "TooLarge",
+    "Trigger",
     "UnknownJob",
     "UnknownOption",
     "WorkerCrashed",
+    "at",
+    "cron",
+    "every",
+    "holidays",
 ]
 
 _HOMES = {
@@ -89,6 +97,11 @@ _HOMES = {
     "ClientLimits": "cluster.config",
     "LocalCluster": "cluster.local",
     "Outcome": "cluster.jobs",
+    "Trigger": "cluster.triggers",
+    "at": "cluster.triggers",
+    "cron": "cluster.triggers",
+    "every": "cluster.triggers",
+    "holidays": "cluster.triggers",
 }
 """Where a name lives, if not with the errors."""
 

@@ -48,6 +48,18 @@ class UnknownOption(ClusterError, TypeError):
     """``client.options`` has no such option; the text names the nearest."""
 
 
+class BadTrigger(ClusterError, ValueError):
+    """No trigger can be made of this: ``field`` is the part that is wrong, ``reason`` says why."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}"
+
+
 class Full(ClusterError):
     """The bound on unacknowledged work is reached and this thread must not wait."""
 
