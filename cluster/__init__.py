@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     )
     from cluster.jobs import Outcome
     from cluster.local import LocalCluster
-    from cluster.options import Options
+    from cluster.options import Options, Webhook
     from cluster.triggers import Trigger, at, cron, every, holidays
 
 __all__ = [
@@ -83,6 +83,7 @@ __all__ = [
     "Trigger",
     "UnknownJob",
     "UnknownOption",
+    "Webhook",
     "WorkerCrashed",
     "at",
     "cron",
@@ -94,6 +95,7 @@ _HOMES = {
     "Client": "cluster.client",
     "Future": "cluster.client",
     "Options": "cluster.options",
+    "Webhook": "cluster.options",
     "ClientLimits": "cluster.config",
     "LocalCluster": "cluster.local",
     "Outcome": "cluster.jobs",

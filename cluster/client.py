@@ -22,7 +22,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from time import monotonic
 from typing import Any, Final, Literal, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
@@ -51,10 +51,10 @@ from cluster.config import INLINE_BYTES, ClientLimits
 from cluster.facts import Fact
 from cluster.host import Host, Source
 from cluster.ids import SESSION_BYTES, format_job, job_id, parse_job
-from cluster.jobs import Failure, Outcome, Spec
+from cluster.jobs import HOOK_BYTES, Failure, Hook, Outcome, Rules, Spec
 from cluster.keys import ConnectionFile, find_connection
 from cluster.logs import FactLog
-from cluster.options import Options
+from cluster.options import HOOKS, Options, Webhook
 from cluster.packages import own_version
 from cluster.payload import (
     ByValue,
@@ -93,6 +93,14 @@ _JOBS_PAGE = 200
 
 KEPT_SPECS = 64
 """Functions whose encoded spec a client keeps; more are encoded anew."""
+
+_WEBHOOK = Spec(
+    "cluster.webhook:post",
+    False,
+    b"\x80\x02ccluster.webhook\npost\n.",
+    rules=Rules(retries=8, retry_delay_s=5.0, backoff=3.0, retry_max_delay_s=3_600.0),
+)
+"""The built-in job, which tries for some hours."""
 
 _SUCCEEDED, _CANCELLED = int(Outcome.SUCCEEDED), int(Outcome.CANCELLED)
 _PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -1108,6 +1116,22 @@ class Client(concurrent.futures.Executor):
         rows: list[dict[str, Any]] = self.ask("queues")["queues"]
         return rows
 
+    def events(self, *kinds: str, function: str = "", queue: str = "") -> Iterator[dict[str, Any]]:
+        """What happens to jobs from now on, as it happens: ``accepted``, ``assigned``, ``retried``, ``requeued``, and
+        the outcomes. ``kinds``: only these; ``function``: only where the name contains this; ``queue``: only of this.
+
+        It ends with the session, by its error. Where the coordinator has forgotten some before they were read, as after
+        a restart of it, there is an event ``gap`` with how many were ``missed`` (0: nobody knows).
+        """
+        wanted = {"kinds": list(kinds), "function": function, "queue": queue}
+        last, epoch = -1, 0
+        while True:
+            answer = self.ask("events", after=last, epoch=epoch, **wanted)
+            if answer["missed"] or (epoch and answer["epoch"] != epoch):
+                yield {"kind": "gap", "missed": answer["missed"]}
+            last, epoch = answer["last"], answer["epoch"]
+            yield from answer["events"]
+
     def set_queue(self, name: str, **settings: Any) -> dict[str, Any]:
         """Set ``weight`` (1 to 1000), ``paused``, ``max_running`` or ``max_per_node`` (a number, or None for no cap) of
         a queue, for good; the queue as it is then."""
@@ -1135,6 +1159,7 @@ class Client(concurrent.futures.Executor):
             return kept
         options = self._options
         code = _Code(hashlib.sha256(packed.code).digest(), packed.code) if packed.by_value else None
+        hooks: dict[str, Any] = {name: self._hook(name, getattr(options, name)) for name in HOOKS}
         spec = Spec(
             name=options.name or packed.name,
             by_value=packed.by_value,
@@ -1144,12 +1169,36 @@ class Client(concurrent.futures.Executor):
             python=_PYTHON if code_in_call or holds_code(packed.code) else "",
             labels=tuple(sorted(options.labels.items())),
             durable=options.durable,
-            rules=options.rules,
+            rules=replace(options.rules, **hooks),
         )
         if len(self._specs) >= KEPT_SPECS or len(packed.code) > INLINE_BYTES:
             self._specs.clear()  # at most one large function is kept
         self._specs[packed, code_in_call] = made = (spec.encode(), code)
         return made
+
+    def _hook(self, name: str, value: Callable[..., Any] | Webhook | str | None) -> bytes:
+        """A hook as its job's spec has it. Raises :class:`errors.SerializationError`, :class:`errors.TooLarge`."""
+        if value is None:
+            return b""
+        namespace, durable = self._session.namespace, self._options.durable
+        if isinstance(value, Webhook):
+            spec = replace(_WEBHOOK, namespace=namespace, durable=durable)
+            return Hook(spec.encode(), b"", {"url": value.url, "secret": value.secret}).encode()
+        assert callable(value)
+        packed = pack_function(value, by_value=self._by_value, max_bytes=HOOK_BYTES // 2)
+        spec = Spec(
+            name=packed.name,
+            by_value=packed.by_value,
+            code=hashlib.sha256(packed.code).digest() if packed.by_value else packed.code,
+            code_size=len(packed.code) if packed.by_value else 0,
+            namespace=namespace,
+            python=_PYTHON if holds_code(packed.code) else "",
+            durable=durable,
+        )
+        hook = Hook(spec.encode(), packed.code if packed.by_value else b"").encode()
+        if len(hook) > HOOK_BYTES:
+            raise errors.TooLarge(f"{name}: the function has {len(hook)} bytes, the limit is {HOOK_BYTES}")
+        return hook
 
     def _summary(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         wanted = self._options.summary

@@ -70,6 +70,11 @@ MOST_WORDS = 32
 MOST_PARENTS = 1_000
 """Jobs that one job may wait for."""
 FINGERPRINT_BYTES = 64
+HOOK_BYTES = 48 * 1024
+"""Bound of a hook with its code: it lies in the spec of the jobs it belongs to."""
+
+PLAIN = b"GNP1"
+"""Begins a payload that is no pickle but plain values in msgpack, as the coordinator can make one."""
 
 
 def _truth(v: Any) -> bool:
@@ -106,6 +111,10 @@ def _queue(v: Any) -> bool:
 
 def _words(v: Any) -> bool:
     return type(v) is tuple and len(v) <= MOST_WORDS and all(map(_word, v))
+
+
+def _hook(v: Any) -> bool:
+    return type(v) is bytes and len(v) <= HOOK_BYTES
 
 
 def _after_failure(v: Any) -> bool:
@@ -154,6 +163,12 @@ class Rules:
     """How long its result is kept at most; 0: as long as its outcome."""
     client_bound: bool = _rule(False, _truth)
     """Whether it is cancelled when its client's session ends."""
+    on_success: bytes = _rule(b"", _hook)
+    """Encoded ``Hook``: what is run when it has succeeded,"""
+    on_failure: bytes = _rule(b"", _hook)
+    """...when it has failed, timed out, expired or is lost,"""
+    on_dead: bytes = _rule(b"", _hook)
+    """...and when it is set aside as a dead letter."""
 
     def encode(self) -> dict[str, Any]:
         return {name: value for name in _RULES if (value := getattr(self, name)) != _RULES[name].default}
@@ -300,6 +315,37 @@ def shorten(text: str, limit: int = FAILURE_CHARS) -> str:
         return text
     half = limit // 2
     return f"{text[:half]}\n... {len(text) - 2 * half} characters cut ...\n{text[-half:]}"
+
+
+def plain_call(args: list[Any], kwargs: dict[str, Any]) -> bytes:
+    """The payload of a call with plain values."""
+    return PLAIN + bytes(msgpack.packb([args, kwargs]))
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """What is run when a job has ended: a job of its own, whose first argument is the record of that one."""
+
+    spec: bytes
+    """Encoded ``Spec``."""
+    code: bytes = b""
+    """The pickled function, where it goes by value."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments, plain values."""
+
+    def encode(self) -> bytes:
+        return bytes(msgpack.packb([self.spec, self.code, self.kwargs]))
+
+    @staticmethod
+    def decode(raw: bytes) -> Hook:
+        """Raises ``BadSpec``."""
+        try:
+            spec, code, kwargs = msgpack.unpackb(raw)
+        except Exception as e:
+            raise BadSpec(f"a hook is unreadable: {type(e).__name__}") from None
+        if type(spec) is not bytes or type(code) is not bytes or type(kwargs) is not dict:
+            raise BadSpec("a hook has a field of the wrong type")
+        return Hook(spec, code, kwargs)
 
 
 @dataclass(frozen=True, slots=True)

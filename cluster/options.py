@@ -7,7 +7,7 @@ spec as ``Rules``, what concerns one job alone goes beside it as ``About``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from types import ModuleType
@@ -41,6 +41,28 @@ class HasJobId(Protocol):
 
     @property
     def job_id(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A web server that is told what became of a job: a POST of its record as JSON, by a job of its own.
+
+    With a ``secret`` it has a header ``Ganger-Signature``: ``t=<seconds>,v1=<hex>``, the HMAC-SHA256 of the seconds, a
+    dot and the body.
+    """
+
+    url: str
+    secret: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        _check_text("url", self.url, 2_000)
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"a webhook's url begins with http:// or https://, not {self.url[:40]!r}")
+        if type(self.secret) is not str or len(self.secret) > 500:
+            raise ValueError("secret is a text of up to 500 characters")
+
+
+HOOKS = ("on_success", "on_failure", "on_dead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +127,13 @@ class Options:
     """How long its result is kept at most."""
     lifetime: Lifetime = "durable"
     """``client``: it is cancelled when its client's session ends, unless it runs by then."""
+    on_success: Callable[..., Any] | Webhook | str | None = None
+    """What is run when it has succeeded: a function, as a job of its own whose argument is the record of this one, or a
+    :class:`Webhook`, or the URL of one;"""
+    on_failure: Callable[..., Any] | Webhook | str | None = None
+    """...when it has failed, expired or is lost;"""
+    on_dead: Callable[..., Any] | Webhook | str | None = None
+    """...when its budget is spent, and it is set aside as a dead letter."""
     summary: bool | str = True
     """What people see of its arguments: a short text made of them (names such as ``password`` and ``token`` hide
     theirs), none with ``False``, or this text."""
@@ -139,6 +168,12 @@ class Options:
         for name in ("retry_delay_s", "retry_max_delay_s", "delay_s", "key_ttl_s", "expires_s", "result_ttl_s"):
             object.__setattr__(self, name, _seconds(name, getattr(self, name)))
         self._check_moment()
+        for name in HOOKS:
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, Webhook(value))
+            elif value is not None and not isinstance(value, Webhook) and not callable(value):
+                raise TypeError(f"{name} is a function, a Webhook or a URL, not {type(value).__name__}")
         if self.summary not in (True, False):
             _check_text("summary", self.summary, MAX_SUMMARY_CHARS)
         fingerprint = self.fingerprint.encode() if isinstance(self.fingerprint, str) else self.fingerprint
@@ -172,7 +207,7 @@ class Options:
     @property
     def rules(self) -> Rules:
         """What goes into the spec."""
-        said = {f.name: getattr(self, f.name) for f in fields(Rules) if f.name in _OPTIONS}
+        said = {f.name: getattr(self, f.name) for f in fields(Rules) if f.name in _OPTIONS and f.name not in HOOKS}
         said["at_most_once"] = self.delivery == "at_most_once"
         said["client_bound"] = self.lifetime == "client"
         said["expires_s"] = self.expires_s or 0.0

@@ -8,6 +8,8 @@ A pickle with code in it runs on one minor version of Python only, and says so i
 
     mark "GNC1" | major: u8 | minor: u8 | pickle
 
+What the coordinator makes itself is no pickle but plain values: mark "GNP1", then msgpack.
+
 Small values are one plain pickle. A value above ``INLINE_BYTES`` is a :class:`LargePayload`; large buffers in
 it (NumPy arrays, and whatever else offers ``pickle.PickleBuffer``) stay outside the pickle, in a container::
 
@@ -33,9 +35,11 @@ from importlib.machinery import ExtensionFileLoader
 from mmap import mmap
 from typing import Any, NamedTuple
 
+import msgpack
+
 from cluster import errors
 from cluster.config import FAILURE_CHARS, INLINE_BYTES, MAX_BLOB_BYTES
-from cluster.jobs import Failure, shorten
+from cluster.jobs import PLAIN, Failure, shorten
 
 Buffer = bytes | bytearray | memoryview | mmap
 """What can be unpacked; a mapping is best made with ``ACCESS_COPY``, which makes its arrays writable."""
@@ -363,6 +367,8 @@ def _unpack(buffer: Buffer, at_home: bool = False) -> Any:
     view = memoryview(buffer)
     if view[:4] == _CODE:
         return _code_loaded(view, None, at_home)
+    if view[:4] == PLAIN:
+        return msgpack.unpackb(view[4:])
     if view[:4] != _MAGIC:
         raise ValueError("the bytes are no payload")
     if view.readonly:

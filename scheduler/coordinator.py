@@ -30,7 +30,7 @@ from cluster.actor import (
 from cluster.config import ACCEPT_DELAY_S, MAX_HELD, PROTOCOL, CoordinatorLimits, Times
 from cluster.facts import fact
 from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
-from cluster.jobs import NOTHING_SPECIAL, WORD_CHARS, About, BadSpec, End, Failure, Outcome
+from cluster.jobs import NOTHING_SPECIAL, WORD_CHARS, About, BadSpec, End, Failure, Hook, Outcome, plain_call
 from cluster.messages import (
     Accepted,
     Answer,
@@ -62,7 +62,7 @@ from cluster.messages import (
     Welcome,
 )
 from cluster.session import Link, Verdict
-from scheduler import answers, explain, inquiries, keys, names, retries
+from scheduler import answers, events, explain, inquiries, keys, names, retries
 from scheduler.admission import Admission
 from scheduler.adrift import Adrift
 from scheduler.assigning import Batch
@@ -139,6 +139,9 @@ class Coordinator:
         self._timers = Timers()
         self._dependencies = Dependencies()
         self._keys = keys.Keys()
+        self._events = events.Events()
+        self._ended_with_hooks: list[tuple[Job, int, bytes, bool]] = []
+        """Jobs that have ended, and for whose end something shall be run."""
         self._parents_ended: deque[tuple[bytes, bool, str]] = deque()
         """Jobs others waited for: id, whether it succeeded, and what became of it in words."""
         self._ready = ReadyQueue()
@@ -178,14 +181,14 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------- the contract
 
-    def turn(self, events: Sequence[Any], now: Now) -> Turn:
+    def turn(self, happened: Sequence[Any], now: Now) -> Turn:
         self._turn = Turn()
         self._now, self._wall = now.mono, now.wall
         if self._born is None:
             self._be_born()
         drained = False
         garbled: dict[str, int] = {}
-        for event in events:
+        for event in happened:
             match event:
                 case Received():
                     self._received(event)
@@ -221,11 +224,14 @@ class Coordinator:
             self._fact("garbled", n, reason=reason)
         self._ring()
         self._follow()
+        self._fire_hooks()
         self._place()
         self._let_go_on()
         if drained and now.mono >= self._judge_at:
             self._judge()
+        self._fire_hooks()
         self._inquire()
+        self._tell_events()
         self._settle()
         self._tell_finished()
         self._turn.writes += self._journal.take()
@@ -247,6 +253,12 @@ class Coordinator:
 
     def _fact(self, kind: str, n: int = 1, **about: Any) -> None:
         self._turn.facts.append(fact(kind, n, **about))
+
+    def _note(self, kind: str, jobs: Iterable[Job], text: str = "") -> None:
+        """For those who listen to what happens to jobs."""
+        if self._events.listened(self._now):
+            for job in jobs:
+                self._events.add(kind, job, self._wall, False, text)
 
     def _send(self, peer: Peer, message: Message) -> None:
         """To a peer whose link stands; to another, nothing: its next hello puts things right."""
@@ -840,6 +852,7 @@ class Coordinator:
         self._aliased.clear()
         if accepted:
             self._journal.accepted(client, accepted)
+            self._note("accepted", accepted)
             for row_, job in self._keyed:
                 self._journal.key(row_, job)
             self._keyed.clear()
@@ -1036,6 +1049,7 @@ class Coordinator:
         self._relieve_memory(batch.jobs)
         self._active[id(node)] = node
         self._fact("jobs_assigned", len(batch.jobs), node=node.name)
+        self._note("assigned", batch.jobs, node.name)
 
     # ------------------------------------------------------------------------------- what nodes say
 
@@ -1106,6 +1120,7 @@ class Coordinator:
         job.node, job.token, job.retracting = None, 0, False
         job.due = self._wall + retries.pause_s(job, failure, self._chance)
         self._retried[failure.kind] = self._retried.get(failure.kind, 0) + 1
+        self._note("retried", [job], failure.kind)
         if job.cancel_wished:
             self._cancel_ready(job)
             return True
@@ -1159,17 +1174,21 @@ class Coordinator:
         self._admission.ended(job)
         self._payloads.ended(job)
         well = job.outcome is Outcome.SUCCEEDED
+        dead = dead or bool(not well and job.retries and record.spec.rules.retries)
         if job.about is not NOTHING_SPECIAL:
             self._over(job)
+        if record.hooks:
+            self._ended_with_hooks.append((job, outcome, payload, dead))
         if len(self._dependencies):
             self._parents_ended.append((job.id, well, f"is {job.outcome.word}"))
-        if dead or (not well and job.retries and record.spec.rules.retries):
-            dead = True
+        if dead:
             self._dead += 1
             self._died.append(job)
         word = job.outcome
         self._finished[word] += 1
         name = "" if node is None else node.name
+        if self._events.listened(self._now):
+            self._events.add(word.word, job, self._wall, dead, job.story[-1].what if job.story and not well else "")
         kept = self._journal.ended(job, outcome, payload, large, self._wall, dead, name)
         if kept and large is not None:
             self._exchange.hold(large[0])  # for the row
@@ -1236,6 +1255,7 @@ class Coordinator:
         """These are ready again."""
         if jobs:
             self._fact("jobs_requeued", len(jobs), cause=cause)
+            self._note("requeued", jobs, cause)
         wished = [j for j in jobs if j.cancel_wished]
         late = [j for j in jobs if 0 < j.expires <= self._wall and not j.story and not j.cancel_wished]
         for job in jobs:
@@ -1308,6 +1328,34 @@ class Coordinator:
         else:
             outcome = OUTCOMES[row.outcome]
             self._parent_over(child, wanted.job, outcome is Outcome.SUCCEEDED, f"is {outcome.word}")
+
+    def _fire_hooks(self) -> None:
+        """Make the jobs that shall be run because others have ended, in the very transaction of these ends."""
+        if not self._ended_with_hooks:
+            return
+        ended, self._ended_with_hooks = self._ended_with_hooks, []
+        house = self._of_the_house()
+        made: list[Job] = []
+        for job, outcome, payload, dead in ended:
+            rules = job.record.spec.rules
+            well = outcome == Outcome.SUCCEEDED
+            hooks = [rules.on_success if well else b"" if outcome == Outcome.CANCELLED else rules.on_failure]
+            hooks += [rules.on_dead] if dead else []
+            for raw in filter(None, hooks):
+                try:
+                    hook = Hook.decode(raw)
+                    record = self._functions.intern(hook.spec, job.record.spec.owner)
+                    if record.spec.by_value:
+                        self._functions.learn(record, hook.code)
+                except BadSpec as e:
+                    self._fact("unexpected", reason=f"a hook of {job.record.spec.name}: {e}")
+                    continue
+                about = inquiries.of_ended(job, OUTCOMES[outcome], b"" if well else payload, dead, self._wall)
+                arguments = Arguments(plain_call([about], hook.kwargs), None, 0)
+                made.append(self._job_of_ours(house, record, arguments, f"of job {about['id']}", NOTHING_SPECIAL))
+        if made:
+            self._journal.accepted(house, made)
+            self._fact("jobs_accepted", len(made), session=house.session.hex())
 
     def _follow(self) -> None:
         """Tell those who waited for jobs that have ended; ends may follow from ends."""
@@ -1628,7 +1676,7 @@ class Coordinator:
                 self._send(client, Answer(message.ask, "", self._status()))
             case "nodes":
                 self._send(client, Answer(message.ask, "", answers.nodes(self._roster, self._now, message.about)))
-            case "jobs" | "job" | "explain" | "queues" | "queue" | "cancel" | "retry" | "drop":
+            case "events" | "jobs" | "job" | "explain" | "queues" | "queue" | "cancel" | "retry" | "drop":
                 try:
                     self._about_jobs(client, message.ask, message.topic, message.about)
                 except (inquiries.BadQuestion, ValueError) as e:
@@ -1639,6 +1687,8 @@ class Coordinator:
     def _about_jobs(self, client: Client, ask: int, topic: str, about: dict[str, Any]) -> None:
         """Questions and orders about jobs and queues. Raises ``ValueError`` with what is wrong with them."""
         match topic:
+            case "events":
+                self._listen(client, ask, about)
             case "jobs":
                 self._find(client, ask, about)
             case "job" | "explain":
@@ -1666,6 +1716,35 @@ class Coordinator:
                 self._turn.after_commit.append(
                     ReadArguments((client.session, ask, topic, about), inquiries.jobs_of(about))
                 )
+
+    def _listen(self, client: Client, ask: int, about: dict[str, Any]) -> None:
+        kinds, after = about.get("kinds", []), about.get("after", -1)
+        if type(kinds) is not list or type(after) is not int or not -1 <= after < 1 << 62:
+            raise ValueError("kinds is a list, and after a number")
+        strange = [kind for kind in kinds if kind not in events.KINDS]
+        if strange:
+            raise ValueError(f"no event is called {str(strange[0])[:40]!r}; there are {', '.join(events.KINDS)}")
+        texts = {name: about.get(name, "") for name in ("function", "queue")}
+        if any(type(text) is not str for text in texts.values()):
+            raise ValueError("function and queue are texts")
+        self._events.heard(self._now)
+        self._events.waiting = [w for w in self._events.waiting if (w.client, w.ask) != (client, ask)]
+        if len(self._events.waiting) >= MAX_INQUIRIES:
+            raise ValueError(f"{MAX_INQUIRIES} listeners are the limit")
+        if about.get("epoch") != self.epoch:
+            body = {"events": [], "last": self._events.last, "missed": 0, "epoch": self.epoch}
+            self._send(client, Answer(ask, "", body))
+            return
+        namespace = None if client.identity.role == "owner" else client.namespace
+        until = self._now + events.HOLD_S
+        self._events.waiting.append(
+            events.Waiting(client, ask, after, frozenset(kinds), texts["function"], texts["queue"], namespace, until)
+        )
+
+    def _tell_events(self) -> None:
+        for question, found in self._events.answers(self._now) if self._events.waiting else ():
+            self._active[id(question.client)] = question.client
+            self._send(question.client, Answer(question.ask, "", {**found, "epoch": self.epoch}))
 
     def _ready_in(self, queue: Queue) -> int:
         return self._ready.count(queue.name)

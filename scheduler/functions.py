@@ -74,6 +74,8 @@ class Record:
     """The tenant whose turn it is when one of its jobs goes."""
     timed: bool = False
     """Whether the clock has to do with its jobs before they begin."""
+    hooks: bool = False
+    """Whether something is run when one of its jobs has ended."""
     once: bool = False
     """Whether its jobs must not start twice."""
     sent: bytes = b""
@@ -108,6 +110,7 @@ class Functions:
             line = Line(Demand(spec.labels, spec.python, rules.queue), rules.priority)
             record = Record(spec, spec.encode(), self._time(spec), line, self._queues.named(rules.queue), sent=raw)
             record.timed = rules.expires_s > 0
+            record.hooks = bool(rules.on_success or rules.on_failure or rules.on_dead)
             record.once, record.fair_key = rules.at_most_once, rules.fair_key
             self._records[key] = record
         elif self._queues.get(record.queue.name) is not record.queue:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.ids import SESSION_BYTES, format_job, parse_job
-from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, Outcome
+from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, Failure, Outcome
 from scheduler import retries
 from scheduler.clients import Client
 from scheduler.functions import Functions
@@ -265,6 +265,18 @@ def of_job(job: Job) -> dict[str, Any]:
         "retry_of": format_job(job.about.retry_of) if job.about.retry_of else None,
         "after": [format_job(parent) for parent in job.about.after],
         "attempts": [_tried(t) for t in job.story],
+    }
+
+
+def of_ended(job: Job, outcome: Outcome, failure: bytes, dead: bool, wall: float) -> dict[str, Any]:
+    """A job that has just ended."""
+    error = Failure.decode(failure) if failure else None
+    return of_job(job) | {
+        "state": outcome.word,
+        "dead": dead,
+        "ended": wall,
+        "error": "" if error is None else f"{error.kind}: {error.text}",
+        "traceback": "" if error is None else error.traceback,
     }
 
 
