@@ -380,6 +380,7 @@ class ClientSession:
         self._held = message.reason or "it is full"
         self._turn.after_commit.append(Held(self._held))
         self._turn.facts.append(fact("jobs_held", len(self._unsent), reason=self._held))
+        self._cancel(sorted(self._cancels & {e.counter for e in self._unsent}), now)
         self._refuse_what_must_not_wait()
 
     def _go_on(self) -> None:

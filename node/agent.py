@@ -320,6 +320,7 @@ class Agent:
                 continue
             once = spec.rules.at_most_once
             attempt = Attempt(Run(token, job, number, spec, payload, large.get(row)), 0.0 if once else expected[index])
+            attempt.link = self._dialer.link.number
             self._attempts.add(attempt)
             if spec.by_value or attempt.run.large is not None:
                 self._want_inputs(attempt)
@@ -432,7 +433,7 @@ class Agent:
                 queue.popleft()
                 continue
             if attempt.run.spec.rules.at_most_once:
-                if self._now >= self._dialer.leased_until:
+                if self._now >= self._dialer.leased_until or not self._still_ours(attempt):
                     put_off.append(queue.popleft())
                     continue
                 attempt.run = attempt.run._replace(start_by=self._dialer.leased_until)
@@ -447,6 +448,12 @@ class Agent:
         queue.extendleft(reversed(put_off))
         for number, given in runs.items():
             self._do(Give(number, given))
+
+    def _still_ours(self, attempt: Attempt) -> bool:
+        """Of what we name in a hello the coordinator may say after its welcome that we have lost it: it has not, once
+        it acknowledges anything we sent on that link."""
+        link = self._dialer.link
+        return attempt.link == link.number or link.acked > 0
 
     def _emptiest(self, expected_s: float) -> Slot | None:
         best: Slot | None = None

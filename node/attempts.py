@@ -55,6 +55,8 @@ class Attempt:
     expected_s: float
     """Observed run time of the function; 0 where unknown."""
     phase: Phase = Phase.QUEUED
+    link: int = 0
+    """On which it was assigned."""
     missing: int = 0
     """Blobs still to come."""
     slot: int = -1

@@ -1380,6 +1380,8 @@ class Coordinator:
         for jid in dict.fromkeys(ids):
             owner = self._clients.get(session_of(jid))
             job = None if owner is None else owner.jobs.get(counter_of(jid))
+            if owner is client and client.holds and counter_of(jid) > client.accepted:
+                continue  # it was not taken: the client has it back, and cancels it by itself
             if job is None and self._journal.open and owner is client:
                 ended.append(Wanted(jid, client.session, counter_of(jid), cancel=True))
             elif job is None or job.client is not client:

@@ -847,6 +847,17 @@ def test_a_held_job_that_is_cancelled_gives_its_blob_up(play: SessionPlay) -> No
     assert play.outcome(1) is Outcome.CANCELLED
 
 
+def test_a_job_that_was_to_be_cancelled_and_comes_back_held_is_cancelled(play: SessionPlay) -> None:
+    play.offer(2)
+    play.coordinator.gets(Submit)
+    play.cancel(2)
+    play.coordinator.gets(Cancel)
+    play.coordinator.say(Hold(1, "the queue is full"))
+    play.does(Held)
+    assert play.outcome(2) is Outcome.CANCELLED
+    play.nothing_else()
+
+
 def test_a_new_link_tries_again(play: SessionPlay) -> None:
     play.offer(2)
     play.coordinator.gets(Submit)

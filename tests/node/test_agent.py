@@ -843,9 +843,26 @@ def test_after_its_lease_it_is_not_given_until_the_coordinator_has_heard_of_us_a
     play.disconnect()
     play.connect()
     play.coordinator.gets(NodeHello, tokens=[token, usual])
+    welcomed_at = play.now.mono
     play.coordinator.welcomes()
+    play.coordinator.live(1.1)
     (run,) = play.gives(token)
-    assert run.start_by == pytest.approx(play.now.mono + LEASE_S)
+    assert welcomed_at + LEASE_S <= run.start_by <= play.now.mono + LEASE_S
+
+
+def test_what_it_held_before_a_hello_is_not_given_while_it_may_have_been_taken_away(play: AgentPlay) -> None:
+    play.coordinator.deaf = True
+    play.coordinator.live(10)
+    (token,) = play.assign(spec=ONCE)
+    play.coordinator.deaf = False
+    play.disconnect()
+    play.connect()
+    play.coordinator.gets(NodeHello, tokens=[token])
+    play.coordinator.welcomes()
+    play.nothing_else()
+    play.coordinator.say(Discard([token]))
+    assert play.held() == []
+    play.nothing_else()
 
 
 def test_one_whose_time_to_start_was_over_waits_for_the_next_lease(play: AgentPlay) -> None:

@@ -837,6 +837,15 @@ def test_what_was_sent_before_the_word_to_go_on_was_read_does_not_count() -> Non
     play.nothing_else()
 
 
+def test_nothing_is_said_of_the_cancelling_of_what_was_not_taken() -> None:
+    play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=1))
+    client = play.client()
+    client.submit(2)
+    client.gets(Hold, through=1)
+    client.cancel(2)
+    play.nothing_else()
+
+
 def test_a_new_link_asks_anew_whether_there_is_room() -> None:
     play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=1))
     client = play.client()

@@ -1,4 +1,8 @@
-"""``python -m tests.simulation``: many seeds, one scoreboard."""
+"""``python -m tests.simulation``: many seeds, one scoreboard.
+
+Ends with 1 if a promise is broken, with the command that replays it; and, of as many seeds as should show everything,
+if some fault or some move of a life cycle never happened.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,17 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from rich.console import Console
+from rich.progress import track
+
+from tests.simulation.exercised import missing
 from tests.simulation.plans import STORIES, differences, drawn
 from tests.simulation.world import Report, simulate
+
+ENOUGH_SEEDS = 200
+"""So many must exercise every fault and every move."""
 
 
 def replay_command(report: Report) -> str:
@@ -22,8 +33,10 @@ def scoreboard(reports: Sequence[Report], seconds: float) -> str:
         return sum(getattr(r, name) for r in reports)
 
     def counts(name: str) -> str:
-        sums: Counter[str] = sum((getattr(r, name) for r in reports), Counter())
-        return ", ".join(f"{n:,} {word}" for word, n in sorted(sums.items())) or "none"
+        return ", ".join(f"{n:,} {word}" for word, n in sorted(sums(reports, name).items())) or "none"
+
+    def score(name: str) -> str:
+        return f"{sum(getattr(r.score, name) for r in reports):,}"
 
     seconds = max(seconds, 1e-9)
     hours = sum(r.virtual_s for r in reports) / 3600
@@ -39,13 +52,31 @@ def scoreboard(reports: Sequence[Report], seconds: float) -> str:
         ("on disk", f"{total('rows'):,} outcomes by {total('disk_commits'):,} commits"),
         ("recovered", f"{total('recovered'):,} jobs, of them {total('left_over'):,} that no node had"),
         ("settled", counts("outcomes")),
-        ("lost", f"{sum(r.outcomes['lost'] for r in reports):,}"),
+        ("given up", f"{counts('losses')}: outcomes 'lost' that the rules allow"),
         ("late", f"{total('discarded'):,} messages with results that were refused"),
         ("settling", f"at most {max(r.settle_s for r in reports):.1f} s after the last fault"),
-        ("stuck", f"{total('stuck'):,}"),
+        ("moves", f"of jobs: {counts('job_moves')}"),
+        ("", f"of attempts: {counts('attempt_moves')}"),
+        ("lost", score("lost")),
+        ("duplicate", f"{score('duplicate_commits')} commits"),
+        ("at most once", f"{score('second_starts')} starts over one"),
+        ("stuck", score("stuck")),
         ("failed", f"{sum(bool(r.failure) for r in reports):,}"),
     ]
-    return "\n".join(f"{name:>11}  {text}" for name, text in rows)
+    return "\n".join(f"{name:>12}  {text}" for name, text in rows)
+
+
+def sums(reports: Iterable[Report], name: str) -> Counter[str]:
+    out: Counter[str] = Counter()
+    for report in reports:
+        out.update(getattr(report, name))
+    return out
+
+
+def watched(seeds: Sequence[int]) -> Iterator[int]:
+    """With a bar for whoever looks on."""
+    console = Console(stderr=True)
+    yield from track(seeds, "worlds", console=console, transient=True) if console.is_terminal else seeds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     reports: list[Report] = []
     began = time.perf_counter()
-    for seed in range(args.first, args.first + args.seeds):
+    for seed in watched(range(args.first, args.first + args.seeds)):
         plan = STORIES[args.story] if args.story else drawn(seed)
         report = simulate(seed, plan, tail=400 if args.verbose else 0)
         reports.append(report)
@@ -74,9 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"seed {seed} FAILED: {report.failure}\nreplay: {replay_command(report)}", flush=True)
             if not args.keep_going:
                 break
-    if not args.trace:
-        print(scoreboard(reports, time.perf_counter() - began))
-    return int(any(r.failure for r in reports))
+    if args.trace:
+        return int(any(r.failure for r in reports))
+    print(scoreboard(reports, time.perf_counter() - began))
+    never: list[str] = []
+    if len(reports) >= ENOUGH_SEEDS and not args.story:
+        never = missing(*(sums(reports, name) for name in ("faults", "job_moves", "attempt_moves")))
+        print("\n".join(f"never exercised: {word}" for word in never), end="\n" if never else "")
+    return int(bool(never) or any(r.failure for r in reports))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What must be empty when all is done. Rules of this file: it looks into the actors, as nothing else here does.
+"""What must be empty when all is done, and what must never be large. Rules of this file: it looks into the actors, as
+nothing else here does.
 
 What is kept on purpose is no leak: spare blobs of an agent, and functions by value that came as blobs.
 """
@@ -9,9 +10,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.scale import SIZES
+
 if TYPE_CHECKING:
     from tests.simulation.machines import ClientMachine, CoordinatorMachine, NodeMachine
+    from tests.simulation.plans import Plan
     from tests.simulation.world import World
+
+PAYLOAD_BYTES = 24
+"""Of one job, where they travel inside messages: see ``work.Workload``."""
 
 
 def leaks(world: World) -> list[str]:
@@ -23,6 +30,20 @@ def leaks(world: World) -> list[str]:
     for client in world.clients:
         out += [f"{client.name}: {word}" for word in _of_client(client)]
     return out
+
+
+def excess(machine: CoordinatorMachine, plan: Plan) -> str:
+    """Why it has too many payloads in memory, in words; empty if it has not.
+
+    Beyond the limit there may be one job's, and what is read ahead for each demand.
+    """
+    if not plan.store or plan.payload_memory_bytes > 1_000_000:
+        return ""
+    jobs = [job for client in machine.coordinator._clients for job in client.jobs.values()]
+    size = sum(len(job.payload) for job in jobs)
+    demands = len({job.record.demand for job in jobs})
+    bound = plan.payload_memory_bytes + PAYLOAD_BYTES + demands * 2 * int(SIZES["AHEAD"]) * PAYLOAD_BYTES
+    return f"{size} bytes of payloads are in memory, and {bound} may be" if size > bound else ""
 
 
 def _left(owner: Any, *names: str) -> Iterator[str]:

@@ -7,13 +7,13 @@ ends itself, and the coordinator's own word that a node is lost.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.ids import format_job
-from cluster.jobs import Failure, Outcome, Rules, Spec
-from tests.simulation.work import Work, outcome_of, sha
+from cluster.jobs import Failure, Outcome, Rules
+from tests.simulation.work import OLD, Work, outcome_of, sha, unsigned
 
 if TYPE_CHECKING:
     from tests.scheduler.store.model import Rows
@@ -24,6 +24,20 @@ LOST_NODES = 4
 
 class Broken(AssertionError):
     """A promise is broken; the text says which, and for which job."""
+
+
+@dataclass(slots=True)
+class Score:
+    """The promises as figures: all are 0, or somebody was let down."""
+
+    lost: int = 0
+    """Durable jobs that were acknowledged and have no outcome, or one on disk that contradicts what was told."""
+    duplicate_commits: int = 0
+    """Outcomes told or stored once more."""
+    second_starts: int = 0
+    """Of jobs that must not start twice."""
+    stuck: int = 0
+    """Jobs that wait for ever."""
 
 
 @dataclass(slots=True)
@@ -53,8 +67,12 @@ class Story:
     starts: list[Start] = field(default_factory=list)
     answered: bool = False
     """Some run of it came to its end."""
-    crashed: set[int] = field(default_factory=set)
-    """Tokens of runs under which the worker died."""
+    crashed: dict[int, bool] = field(default_factory=dict)
+    """Tokens of runs under which the worker died, and whether for want of memory."""
+    result: bytes = b""
+    """What its client was told, if that is the job's own."""
+    told: int = 0
+    """How often its client was told an outcome."""
     wished: int = 0
     """Cancels not yet denied."""
     denied: bool = False
@@ -63,7 +81,7 @@ class Story:
 
     @property
     def rules(self) -> Rules:
-        return Spec.decode(self.work.spec).rules
+        return self.work.rules
 
     def __str__(self) -> str:
         runs = ", ".join(
@@ -95,6 +113,9 @@ class Ledger:
         self.excess = 0
         """Runs of jobs that had run before."""
         self.excuses: Counter[str] = Counter()
+        self.losses: Counter[str] = Counter()
+        """Outcomes ``lost`` that the rules allow, by reason."""
+        self._stored: Counter[bytes] = Counter()
         self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=4000)
         """What happened last; made into text only when it is asked for."""
 
@@ -135,15 +156,17 @@ class Ledger:
         if any(s.token == token for s in story.starts):
             raise Broken(f"one attempt ran twice: {story}")
         start = Start(token, node, life, self._now())
-        if story.rules.at_most_once and (story.starts or story.outcome is not None):
-            raise Broken(f"it must not start twice, nor after its end: {story}, and now on {node}.{life}")
-        if story.starts:
-            self.excess += 1
-            last = max(story.starts, key=lambda s: s.token)
-            self._excuse(story, *((last, start) if token > last.token else (start, last)))
-        elif story.outcome is Outcome.CANCELLED:
-            self._excuse_cancelled(story, start)
+        before = story.starts.copy()
         story.starts.append(start)
+        if story.rules.at_most_once and (before or story.outcome is not None):
+            raise Broken(f"it must not start twice, nor after its end: {story}")
+        if before:
+            self.excess += 1
+            last = max(before, key=lambda s: s.token)
+            self._excuse(story, *((last, start) if token > last.token else (start, last)))
+            self._check_budgets(story, before)
+        if story.outcome is not None:
+            self._excuse_late(story, start)
 
     def _excuse(self, story: Story, before: Start, after: Start) -> None:
         """A job runs again only if a crash, a lost node or a restart ended its attempt before."""
@@ -157,25 +180,40 @@ class Ledger:
         elif after.epoch > before.epoch and not story.durable:
             why = "the coordinator was restarted"
         else:
-            raise Broken(f"it runs again without a cause: {story}, and {after.node}.{after.life}")
+            raise Broken(f"it runs again without a cause: {story}")
         self.excuses[why if after.at >= before.at else f"{why}, and runs it late"] += 1
 
-    def _excuse_cancelled(self, story: Story, start: Start) -> None:
-        """A node may run what was cancelled meanwhile, if it was given up before, until it hears of it."""
+    def _excuse_late(self, story: Story, start: Start) -> None:
+        """A node may run what has its outcome, if it was given up before, until it hears of it."""
         if self._lost_since(story.handed_in_at, start.node):
             why = "its node was lost"
         elif self._restart_excuses(story, story.handed_in_at):
             why = "the coordinator was restarted"
+        elif any(s.token < start.token and self._came_home(story, s) for s in story.starts):
+            why = "one that was given up came home first"
         else:
-            raise Broken(f"it was told cancelled, and runs: {story}")
-        self.excuses[f"{why}, and runs it after its cancelling"] += 1
+            raise Broken(f"its client was told its end, and it runs: {story}")
+        self.excuses[f"{why}, and runs it after its end"] += 1
+
+    def _came_home(self, story: Story, start: Start) -> bool:
+        """Whether its node was given up, and may have handed its result to a coordinator that knew nothing of that."""
+        given_up = [at for at in self._node_lost.get(start.node, ()) if at >= story.handed_in_at]
+        return any(restart >= at for restart in self._restarts for at in given_up)
+
+    def _check_budgets(self, story: Story, before: list[Start]) -> None:
+        """So many deaths of which somebody who decides must know are the end of a job."""
+        dead = [s for s in before if s.token in story.crashed and not self._forgotten(story, s)]
+        known = Counter(story.crashed[s.token] for s in dead)
+        rules = story.rules
+        if known[False] > rules.crash_retries or known[True] > rules.memory_retries:
+            raise Broken(f"it runs on, though its budgets are spent ({rules}): {story}")
 
     def answered(self, job: bytes) -> None:
         self.jobs[job].answered = True
 
-    def crashed(self, job: bytes, token: int) -> None:
+    def crashed(self, job: bytes, token: int, for_memory: bool) -> None:
         self.note("{} crashes its worker: token {}", job, token)
-        self.jobs[job].crashed.add(token)
+        self.jobs[job].crashed[token] = for_memory
 
     # -- what clients are told ----------------------------------------------------------------------
 
@@ -217,16 +255,30 @@ class Ledger:
         story = self.jobs.get(job)
         if story is None or story.client != client:
             raise Broken(f"{client} was told of a job it did not hand in: {job.hex()}")
+        story.told += 1
         if story.outcome is not None:
             raise Broken(f"told twice, now as {Outcome(outcome).word}: {story}")
         story.outcome, story.settled_at = Outcome(outcome), self._now()
         self.note("{} is {}", job, story.outcome.word)
         del self._open[client][job]
-        if story.answered and (story.outcome, data, large) == outcome_of(story.work.payload, story.work.code):
+        result, token = unsigned(data)
+        if story.answered and (story.outcome, result, large) == outcome_of(story.work.payload, story.work.code):
+            self._check_attempt(story, token)
+            story.result = data
             return
         why = self._wrong(story, Failure.decode(data))
         if why:
             raise Broken(f"{why}: {story}")
+
+    def _check_attempt(self, story: Story, token: int) -> None:
+        """A result is refused once another attempt has the job: of that we know, if it has started."""
+        if not token:
+            return
+        start = next((s for s in story.starts if s.token == token), None)
+        if start is None:
+            raise Broken(f"its result is of an attempt that never ran: {story}")
+        if any(s.token > token for s in story.starts) and not self._came_home(story, start):
+            raise Broken(f"its result is of an attempt that was superseded (token {token & 0xFFFFFFFFFF}): {story}")
 
     def _wrong(self, story: Story, failure: Failure) -> str:
         """Why an outcome that is not the job's own may not be; empty if it may."""
@@ -235,9 +287,14 @@ class Ledger:
         match story.outcome, failure.kind:
             case Outcome.FAILED, "WorkerCrashed":
                 rules = story.rules
-                if len(story.crashed) > (0 if rules.at_most_once else rules.crash_retries):
+                died = Counter(story.crashed.values())
+                if died and rules.at_most_once:
                     return ""
-                return f"workers died under it {len(story.crashed)} times"
+                if died[False] > rules.crash_retries or died[True] > rules.memory_retries:
+                    return ""
+                return f"workers died under it {len(story.crashed)} times, and it had more left ({rules})"
+            case Outcome.FAILED, "JobRefused" if OLD in failure.text:
+                return "" if story.work.rules != Rules(story.rules.at_most_once) else "every node can read it"
             case Outcome.FAILED, "ResultExpired":
                 return "" if story.id in self._pruned else "its outcome is on disk still, or never was"
             case Outcome.FAILED, "JobRefused" if "did not take the job" in failure.text and not work.block:
@@ -253,14 +310,20 @@ class Ledger:
                 known = [s for s in story.starts if s.token not in story.crashed and not self._forgotten(story, s)]
                 return "it was told cancelled, and has run" if known else ""
             case Outcome.LOST, "JobLost":
-                if self._restart_excuses(story, story.handed_in_at) or needs_blob:
-                    return ""
-                if story.rules.at_most_once and self._may_have_started(story):
-                    return ""
-                if sum(at >= story.handed_in_at for lost in self._node_lost.values() for at in lost) >= LOST_NODES:
-                    return ""
-                return f"nothing was lost: {failure.text}"
+                why = self._loss(story, bool(needs_blob))
+                self.losses[why] += 1
+                return "" if why else f"nothing was lost: {failure.text}"
         return f"its result is wrong ({failure.kind}: {failure.text[:100]})"
+
+    def _loss(self, story: Story, needs_blob: bool) -> str:
+        """By which rule it may be lost; empty if by none."""
+        if story.rules.at_most_once and self._may_have_started(story):
+            return "must not start twice, and may have started"
+        if self._restart_excuses(story, story.handed_in_at):
+            return "not durable, and the coordinator was restarted"
+        if sum(at >= story.handed_in_at for lost in self._node_lost.values() for at in lost) >= LOST_NODES:
+            return "its nodes were lost too often"
+        return "a disk has lost its blob" if needs_blob else ""
 
     def _lost_since(self, moment: float, node: str) -> bool:
         """Whether the coordinator has given the node up since then."""
@@ -283,9 +346,36 @@ class Ledger:
 
     # -- the end ------------------------------------------------------------------------------------
 
+    def stored(self, jobs: Iterable[bytes]) -> None:
+        """Their outcomes have reached the disk."""
+        self._stored.update(jobs)
+
+    def score(self, ended: bool, rows: Rows | None) -> Score:
+        """Counted anew from what was told, started and stored. ``ended``: the world has had its time."""
+        stories = self.jobs.values()
+        score = Score()
+        score.duplicate_commits = sum(max(0, s.told - 1) + max(0, self._stored[s.id] - 1) for s in stories)
+        score.second_starts = sum(len(s.starts) - 1 for s in stories if s.starts and s.rules.at_most_once)
+        if ended:
+            score.stuck = len(self.open)
+            score.lost = sum(self._is_lost(story, rows) for story in stories) if rows is not None else 0
+        return score
+
+    def _is_lost(self, story: Story, rows: Rows) -> bool:
+        told = int.from_bytes(story.id[8:], "big") <= self._acknowledged.get(story.client, 0)
+        if not (story.durable and told):
+            return False
+        row = rows.outcomes.get(story.id)
+        if story.outcome is None and row is None:
+            return story.id not in self._pruned
+        if story.outcome is None or row is None or self._by_its_session(story):
+            return False
+        return story.outcome is not Outcome(row.outcome) and story.id not in self._pruned
+
     def compare(self, rows: Rows) -> None:
         """What is on disk when all is done, with what clients were told, those included that are gone."""
         accepted = {session: row.accepted for session, row in rows.sessions.items()}
+        ranks: dict[str, tuple[int, int]] = {}
         for story in self.jobs.values():
             row = rows.outcomes.get(story.id)
             counter = int.from_bytes(story.id[8:], "big")
@@ -301,9 +391,14 @@ class Ledger:
                 raise Broken(f"it is above what its session's row says is accepted: {story}")
             if story.outcome is not None and story.outcome is not word and not self._by_its_session(story):
                 raise Broken(f"on disk it is {word.word}: {story}")
-            right = (word, row.payload if row.sha is None else row.sha, row.sha is not None)
+            last, last_rank = ranks.get(story.client, (0, 0))
+            if row.rank and (counter < last or row.rank < last_rank):
+                raise Broken(f"it was not taken in the order in which it was handed in: {story}")
+            ranks[story.client] = (counter, row.rank) if row.rank else (last, last_rank)
+            right = (word, unsigned(row.payload)[0] if row.sha is None else row.sha, row.sha is not None)
             outcome, data, large = outcome_of(story.work.payload, story.work.code)
-            if word is Outcome.SUCCEEDED and right != (outcome, sha(data) if large else data, large):
+            wrong = right != (outcome, sha(data) if large else data, large)
+            if word is Outcome.SUCCEEDED and (wrong or (not large and story.result not in (b"", row.payload))):
                 raise Broken(f"its result on disk is wrong: {story}")
 
     def _by_its_session(self, story: Story) -> bool:

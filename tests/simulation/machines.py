@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from cluster.actor import Actor, Drained, Identity, Now, Send, Stalled, Stop, Turn
+from cluster.actor import Actor, Drained, Identity, Now, Send, Stalled, Stop, Turn, WallClockJumped
 from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
 from cluster.client_session import (
     Acknowledge,
@@ -30,7 +30,7 @@ from cluster.client_session import (
 from cluster.commits import HELD_MAX, QUICK_S
 from cluster.config import AgentLimits, CoordinatorLimits, Times
 from cluster.ids import job_id
-from cluster.jobs import Spec
+from cluster.jobs import Rules, Spec
 from node import agent as agents
 from node.agent import Agent, Self
 from node.events import Give, KillWorker, Recall, SpawnWorker
@@ -40,10 +40,11 @@ from scheduler.store import Recovered, UnfinishedRow
 from tests.scheduler.store.model import Disk as RowsOnDisk
 from tests.scheduler.store.model import ModelStore
 from tests.simulation.disks import Disk, Memory
+from tests.simulation.leaks import excess
 from tests.simulation.ledger import Broken
 from tests.simulation.network import Wire
 from tests.simulation.pool import Pool
-from tests.simulation.work import LARGE_BYTES, Work, sha
+from tests.simulation.work import LARGE_BYTES, OLD, Work, sha
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -53,6 +54,9 @@ STALL_S = 1.0
 
 TICK_S = 0.5
 """Longest sleep of the real host."""
+
+JUMP_S = 1.0
+"""Jump of the wall clock that the real host tells its actor."""
 
 PAYLOADS_READ = 20
 """Jobs whose payloads are read at a restart; the others' are read when their turn comes."""
@@ -90,7 +94,7 @@ class Machine:
         self.chance = chance
         self._clock = world.clock
         self._mono = chance.uniform(0, 1e5)
-        self._wall = 1.7e9 + chance.uniform(-100, 100)
+        self._wall = self._known_wall = world.wall_of(name)
         self._inbox: deque[Any] = deque()
         self._turn_at: float | None = None
         self._late = 0.0
@@ -121,6 +125,10 @@ class Machine:
         if self._turn_at is None or moment < self._turn_at:
             self._turn_at = moment
             self._clock.at(moment, self._run, moment)
+
+    def set_wall(self, wall: float) -> None:
+        """Somebody sets the clock on the wall; the host sees it in its next turn, whatever wakes it."""
+        self._wall = wall
 
     def _run(self, moment: float) -> None:
         if self.alive and not self.paused and self._turn_at == moment:
@@ -160,6 +168,9 @@ class Machine:
         if self._late:
             events.insert(0, Stalled(self._late))
             self._late = 0.0
+        if abs(self._wall - self._known_wall) >= JUMP_S:
+            events.append(WallClockJumped(self._wall - self._known_wall))
+            self._known_wall = self._wall
         if not self._waiting():
             events.append(Drained())
         now = Now(self._clock.now + self._mono, self._clock.now + self._wall)
@@ -269,6 +280,11 @@ class CoordinatorMachine(Machine):
     def actor(self) -> Actor:
         return self.coordinator
 
+    def _end_turn(self) -> None:
+        super()._end_turn()
+        if self.turns % 8 == 0 and (word := excess(self, self.world.plan)):
+            raise Broken(word)
+
     def measure_space(self, free: int) -> None:
         if self._store is not None:
             self.post(SpaceMeasured(free))
@@ -303,6 +319,7 @@ class CoordinatorMachine(Machine):
         self._store.write(writes)  # raises if a row contradicts another: a finding
         slow = self.world.faulty and self.chance.random() < self.world.plan.slow_commit
         seconds = 10 ** self.chance.uniform(-2.5, 0.2) if slow else self.chance.uniform(0.0001, 0.002)
+        self.world.faults["slow commits"] += slow
         self._blocked = self._last_s < QUICK_S
         self._last_s = seconds
         self._under_way = turns
@@ -320,6 +337,7 @@ class CoordinatorMachine(Machine):
             return
         assert self._store is not None
         self._store.commit()
+        self._stored()
         self._kept.commits += 1
         self._on_disk = True
         if self._blocked and seconds >= STALL_S:
@@ -350,9 +368,19 @@ class CoordinatorMachine(Machine):
         """A commit under way may have reached the disk all the same; what waits for the next has not."""
         super().end()
         if self._store is not None:
-            if self._under_way and not self._on_disk and self.chance.random() < 0.5:
-                self._store.commit()
+            if self._under_way and not self._on_disk:
+                reached = self.chance.random() < 0.5
+                self.world.faults[f"coordinators dead in a commit that {'was' if reached else 'was not'} made"] += 1
+                if reached:
+                    self._store.commit()
+                    self._stored()
+            if any(turn.writes for turn in self._held):
+                self.world.faults["coordinators dead with rows not written"] += 1
             self._store.close()
+
+    def _stored(self) -> None:
+        """What is under way has reached the disk."""
+        self.world.ledger.stored(row.id for turn in self._under_way for c in turn.writes for row in c.outcomes)
 
     def _perform(self, effect: Any) -> None:
         match effect:
@@ -384,6 +412,16 @@ class CoordinatorMachine(Machine):
             self.world.left_over += n
 
 
+class OldAgent(Agent):
+    """Of an earlier release, which knows no budgets: it cannot read a description that has any."""
+
+    def _spec(self, raw: bytes) -> Spec | str:
+        spec = super()._spec(raw)
+        if isinstance(spec, Spec) and spec.rules != Rules(at_most_once=spec.rules.at_most_once):
+            return f"the node cannot read the job's description: {OLD}"
+        return spec
+
+
 class NodeMachine(Machine):
     """``directory`` is its own, though another node's may be a copy of it."""
 
@@ -410,7 +448,8 @@ class NodeMachine(Machine):
         self.born_at = self._clock.now
         self.born_with = directory.previous
         self.ended_at: float | None = None
-        self.agent = Agent(me, AgentLimits(cached_blobs=plan.spare_blobs))
+        make = OldAgent if world.is_old(name) else Agent
+        self.agent = make(me, AgentLimits(cached_blobs=plan.spare_blobs))
         self.disk = Disk(self._clock, self.chance, self.post, world.disk_fails)
         self.pool = Pool(
             self._clock,

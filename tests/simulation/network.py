@@ -1,8 +1,9 @@
 """The network between the machines. Rules of this file: bytes and connections; it knows no actor's mind.
 
 It keeps what TCP keeps, order within one connection and nothing else. Beyond what TCP does, messages are lost
-from the middle of a stream and come twice. A connection that is cut is known to neither side at once. What was
-sent into it may arrive, be lost, or come over the next connection, under another route.
+from the middle of a stream, come twice, and come late, after those that were sent after them. A connection that is
+cut is known to neither side at once, or to one of them alone for long. What was sent into it may arrive, be lost, or
+come over the next connection, under another route.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ HALF_OPEN_S = 6.0
 """The transport's own heartbeat ends a connection whose other side is silent so long."""
 
 DAYLIGHT_S = 10.0
-"""At least so long between two black holes of one machine."""
+"""At least so long between two silences of one machine that nobody is told of."""
 
 
 @dataclass(slots=True)
@@ -35,8 +36,13 @@ class _Direction:
     """One of the two streams of a connection."""
 
     last_at: float = 0.0
-    """Arrival of the message sent last: none overtakes it."""
+    """Arrival of the message sent last: none overtakes it but by a fault."""
     frozen_until: float = 0.0
+    dark_until: float = 0.0
+    """What is sent is lost."""
+    sent: int = 0
+    come: int = 0
+    """Number of the last message that arrived."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +74,9 @@ class Wire:
         self.connection: Connection | None = None
         self.left_over: list[bytes] = []
         self.dark_until = 0.0
-        """Nothing gets through, and no connection comes about."""
+        """Nothing gets through, at least one way, and no connection comes about."""
+        self.troubled_until = -DAYLIGHT_S
+        """End of the last silence that nobody was told of."""
         self.closed = False
 
 
@@ -161,18 +169,55 @@ class Network:
         if seconds > HALF_OPEN_S:
             self._clock.after(HALF_OPEN_S, self._cut, connection)
 
-    def darken(self, wire: Wire, seconds: float) -> None:
-        """A black hole lies on the way. Ones that follow at once would make a silence no client bears."""
+    def _bears(self, wire: Wire, seconds: float) -> bool:
+        """Whether it may be without a word so long: silences that follow at once would make one no client bears."""
         now = self._clock.now
-        if now < wire.dark_until + DAYLIGHT_S or wire.closed:
+        if now < wire.troubled_until + DAYLIGHT_S or wire.closed:
+            return False
+        wire.troubled_until = now + seconds
+        return True
+
+    def darken_one_way(self, wire: Wire, seconds: float) -> None:
+        """One direction is dark, what is sent that way lost or held back; the other works, and nobody is told."""
+        connection = wire.connection
+        if connection is None or connection.cut or not self._bears(wire, seconds):
             return
+        way, direction = self._chance.choice((("up", connection.up), ("down", connection.down)))
+        self.faults[f"one-way partitions ({way})"] += 1
+        wire.dark_until = self._clock.now + seconds
+        if self._chance.random() < 0.5:
+            direction.dark_until = wire.dark_until
+        else:
+            direction.frozen_until = wire.dark_until
+
+    def half_open(self, wire: Wire, seconds: float) -> None:
+        """The connection is gone, and one of its ends is not told for so long."""
+        connection = wire.connection
+        if connection is None or connection.cut or not self._bears(wire, seconds):
+            return
+        connection.cut = True
+        soon = self._chance.uniform(0, 0.05)
+        if self._chance.random() < 0.5:
+            self.faults["half-open links (here)"] += 1
+            here, there = seconds, soon
+        else:
+            self.faults["half-open links (there)"] += 1
+            here, there = soon, seconds
+        self._clock.after(here, self._seen_here, connection)
+        self._clock.after(there, self._seen_there, connection)
+
+    def darken(self, wire: Wire, seconds: float) -> bool:
+        """A black hole lies on the way; whether it does."""
+        if not self._bears(wire, seconds):
+            return False
         self.faults["black holes"] += 1
-        wire.dark_until = now + seconds
+        wire.dark_until = self._clock.now + seconds
         connection = wire.connection
         if connection is not None:
             connection.up.frozen_until = connection.down.frozen_until = wire.dark_until
             if seconds > HALF_OPEN_S:
                 self._clock.after(HALF_OPEN_S, self._cut, connection)
+        return True
 
     def _seen_here(self, connection: Connection) -> None:
         wire = connection.wire
@@ -201,8 +246,9 @@ class Network:
         self._carry_up(connection, raw)
 
     def _carry_up(self, connection: Connection, raw: bytes) -> None:
+        connection.up.sent += 1
         for moment in self._arrivals(connection.up):
-            self._clock.at(moment, self._arrive_up, connection, raw)
+            self._clock.at(moment, self._arrive_up, connection, raw, connection.up.sent)
 
     def send_down(self, effect: Send) -> Unroutable | None:
         connection = self._routes.get(effect.route)
@@ -211,32 +257,46 @@ class Network:
         self._check(connection.wire, effect, from_coordinator=True)
         raw = encode(effect.header, effect.message)
         if not connection.cut:
+            connection.down.sent += 1
             for moment in self._arrivals(connection.down):
-                self._clock.at(moment, self._arrive_down, connection, raw)
+                self._clock.at(moment, self._arrive_down, connection, raw, connection.down.sent)
         return None
 
     def _arrivals(self, direction: _Direction) -> list[float]:
         """When one message arrives: usually once."""
         plan, chance = self._plan, self._chance
         delay = plan.delay_s * chance.uniform(0.5, 1.5)
+        if direction.dark_until > self._clock.now:
+            return []
         if self.faulty:
             if chance.random() < plan.loss:
                 self.faults["lost messages"] += 1
                 return []
             if chance.random() < plan.slow:
                 delay *= 100
-        direction.last_at = max(direction.last_at, self._clock.now + delay, direction.frozen_until)
+                self.faults["slow messages"] += 1
+        moment = max(direction.last_at, self._clock.now + delay, direction.frozen_until)
+        late = moment + delay * chance.uniform(1, 30)
+        if self.faulty and chance.random() < plan.reorder:
+            return [late]  # those that are sent after it come first
+        direction.last_at = moment
         if self.faulty and chance.random() < plan.duplicate:
             self.faults["duplicated messages"] += 1
-            return [direction.last_at, direction.last_at]
-        return [direction.last_at]
+            return [moment, late if chance.random() < 0.3 else moment]
+        return [moment]
 
-    def _arrive_up(self, connection: Connection, raw: bytes) -> None:
+    def _comes(self, direction: _Direction, number: int) -> None:
+        self.faults["reordered messages"] += number < direction.come
+        direction.come = max(direction.come, number)
+
+    def _arrive_up(self, connection: Connection, raw: bytes, number: int) -> None:
         if connection.coordinator.alive and self._survives(connection):
+            self._comes(connection.up, number)
             self._deliver(connection.coordinator, b"up", raw, connection.route, connection.wire.identity)
 
-    def _arrive_down(self, connection: Connection, raw: bytes) -> None:
+    def _arrive_down(self, connection: Connection, raw: bytes, number: int) -> None:
         if connection.wire.machine.alive and self._survives(connection):
+            self._comes(connection.down, number)
             self._deliver(connection.wire.machine, b"down", raw, b"", COORDINATOR)
 
     def _survives(self, connection: Connection) -> bool:

@@ -19,9 +19,13 @@ class Plan:
     slots: int = 3
     long: float = 0.02
     """Share of jobs that run for seconds, up to longer than a lease."""
+    endless: float = 0.0
+    """Share of jobs that run for half a minute."""
     raises: float = 0.05
     poison: float = 0.0
     """Share of jobs that kill every worker they run in."""
+    budgets: float = 0.0
+    """Share of functions whose jobs may die of a cause more or less often than usual."""
     once: float = 0.0
     """Share of durable functions whose jobs must not start twice."""
     impatient: float = 0.0
@@ -56,12 +60,18 @@ class Plan:
     scarce_s: float = 9.0
     """...until one joins that has it, after so many seconds."""
 
+    old_nodes: float = 0.0
+    """Share of the nodes that are of an earlier release, and cannot read what ``budgets`` says."""
+
     # -- the network: seconds, and chances per message
     delay_s: float = 0.001
     slow: float = 0.01
     """Chance of a delay a hundred times as long."""
     loss: float = 0.0
     duplicate: float = 0.0
+    """Three in ten of the second copies come late."""
+    reorder: float = 0.0
+    """Chance that messages sent later come first."""
 
     # -- what happens so many times in the whole first phase, on average
     cuts: float = 0.0
@@ -69,6 +79,12 @@ class Plan:
     """A direction of a connection holds everything back for seconds."""
     black_holes: float = 0.0
     """Nothing gets through to or from a machine for seconds, and none of the two ends is told."""
+    one_way: float = 0.0
+    """One direction of a connection is dark for seconds, and nobody is told."""
+    half_opens: float = 0.0
+    """A connection is gone, and one of its ends is not told for seconds."""
+    clock_jumps: float = 0.0
+    """The wall clock of a machine is set, by a moment or by weeks, forward or back."""
     coordinator_pauses: float = 0.0
     agent_pauses: float = 0.0
     client_pauses: float = 0.0
@@ -85,6 +101,8 @@ class Plan:
     """A commit fails, and nobody knows whether it was made."""
     joint_crashes: float = 0.0
     """The coordinator and a node are killed at one moment."""
+    late_homes: float = 0.0
+    """A node that was given up comes back to a new life of the coordinator, before those that have its jobs now."""
     full_disks: float = 0.0
     """The disk of the store is nearly full for some seconds."""
 
@@ -103,13 +121,18 @@ STORIES: dict[str, Plan] = {
     for plan in (
         Plan("quiet", jobs=400),
         Plan("lossy", jobs=300, loss=0.03, duplicate=0.03, slow=0.03),
+        Plan("out of order", jobs=300, reorder=0.05, duplicate=0.03, slow=0.03),
+        Plan("one way", jobs=300, once=0.2, one_way=14, half_opens=10, coordinator_restarts=1, long=0.1),
+        Plan("half-open links", jobs=300, half_opens=20, agent_kills=3, coordinator_restarts=2),
+        Plan("wall clocks", jobs=300, clock_jumps=30, coordinator_restarts=3, client_pauses=3, large_result=0.3),
+        Plan("old nodes", jobs=300, old_nodes=0.5, budgets=0.3, poison=0.03, by_value=0.5),
         Plan("cut links", jobs=300, cuts=25, freezes=5),
         Plan("black holes", jobs=300, black_holes=12, cuts=3),
         Plan("clones", jobs=300, clones=8, black_holes=2, freezes=6, cuts=6, agent_kills=6),
         Plan("scarce labels", jobs=300, clients=3, scarce=0.4, scarce_s=14.0, cancels=0.0),
         Plan("pauses", jobs=300, coordinator_pauses=3, agent_pauses=6, client_pauses=4),
         Plan("agent crashes", jobs=300, agent_kills=8, agent_leaves=2, worker_crash=0.02, start_failure=0.2),
-        Plan("poison", jobs=300, poison=0.05, worker_crash=0.01, coordinator_restarts=2, agent_kills=2),
+        Plan("poison", jobs=300, poison=0.05, budgets=0.5, worker_crash=0.01, coordinator_restarts=2, agent_kills=2),
         Plan(
             "at most once",
             jobs=300,
@@ -141,8 +164,10 @@ STORIES: dict[str, Plan] = {
             jobs=250,
             long=0.3,
             black_holes=14,
-            coordinator_restarts=5,
+            coordinator_restarts=2,
             commit_crashes=2,
+            late_homes=6,
+            endless=0.1,
         ),
         Plan(
             "forgotten sessions",
@@ -202,8 +227,12 @@ def drawn(seed: int) -> Plan:
         delay_s=10 ** chance.uniform(-4, -1.3),
     )
     durable = chance.choice((0.0, 0.5, 1.0, 1.0, 1.0))
+    late_homes = maybe(4)
     return replace(
         plan,
+        late_homes=late_homes,
+        endless=0.02 if late_homes else 0.0,
+        span_s=plan.span_s + (20 if late_homes else 0),
         durable=durable,
         store=durable > 0 or chance.random() < 0.5,
         slow_commit=chance.choice((0.0, 0.05, 0.5)),
@@ -237,6 +266,12 @@ def drawn(seed: int) -> Plan:
         payload_memory_bytes=chance.choice((1_500, 1 << 30, 1 << 30)),
         scarce=chance.choice((0.0, 0.0, 0.3)),
         scarce_s=chance.uniform(0, 15),
+        reorder=maybe(0.1),
+        one_way=maybe(8),
+        half_opens=maybe(12),
+        clock_jumps=maybe(12),
+        budgets=chance.choice((0.0, 0.5)),
+        old_nodes=chance.choice((0.0, 0.0, 0.0, 0.0, 0.4)),
     )
 
 

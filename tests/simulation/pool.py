@@ -29,7 +29,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.disks import Disk
 from tests.simulation.ledger import Broken, Ledger
 from tests.simulation.plans import Plan
-from tests.simulation.work import is_poison, outcome_of, seconds_of, sha
+from tests.simulation.work import is_poison, outcome_of, seconds_of, sha, signed
 
 NAMED_WHEN_READ = True
 """A large result gets its blob's name when the agent reads of it. Were it named when it is written, the agent could
@@ -45,6 +45,7 @@ class _Worker:
     killed: bool = False
     pipe: deque[Run] = field(default_factory=deque)
     running: Run | None = None
+    out_of_memory: bool = False
     done: list[Done] = field(default_factory=list)
     """Answers the agent has not read yet,"""
     results: dict[bytes, bytes] = field(default_factory=dict)
@@ -105,7 +106,10 @@ class Pool:
         for worker, cause in self._buried:
             suspect = worker.running.token if worker.running else None
             unread = [run.token for run in worker.pipe]
-            events.append(WorkerGone(worker.slot, worker.pid, cause, suspect, suspect is not None, unread))
+            noted = suspect is not None
+            events.append(
+                WorkerGone(worker.slot, worker.pid, cause, suspect, noted, unread, noted and worker.out_of_memory)
+            )
             del self._workers[worker.slot]
         self._buried.clear()
         return events
@@ -223,6 +227,8 @@ class Pool:
             ref = sha(data), len(data)
             (worker.results if NAMED_WHEN_READ else self._disk.files)[ref[0]] = data
             data = b""
+        else:
+            data = signed(data, run.token)
         end = End.SUCCEEDED if outcome is Outcome.SUCCEEDED else End.RAISED
         self._answer(worker, Done(run.token, end, data, ref, max(1, int(seconds_of(payload) * 1e6))))
 
@@ -234,8 +240,11 @@ class Pool:
 
     def _crash(self, worker: _Worker) -> None:
         if not worker.dead and worker.running is not None:
-            self._ledger.crashed(worker.running.job, worker.running.token)
-            self._die(worker, "signal 11 (SIGSEGV)")
+            worker.out_of_memory = self._chance.random() < 0.3
+            kind = "workers killed for want of memory" if worker.out_of_memory else "workers that crashed"
+            self.faults[kind] = self.faults.get(kind, 0) + 1
+            self._ledger.crashed(worker.running.job, worker.running.token, worker.out_of_memory)
+            self._die(worker, "signal 9 (SIGKILL)" if worker.out_of_memory else "signal 11 (SIGSEGV)")
 
     def _die(self, worker: _Worker, cause: str) -> None:
         worker.dead = True

@@ -6,7 +6,7 @@ So whoever knows the payload knows the right answer, and a worker needs no memor
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -18,8 +18,14 @@ from tests.simulation.plans import Plan
 ECHO, LARGE, RAISE, POISON = range(4)
 """``POISON`` kills every worker that runs it."""
 
+OLD = "it has rules unknown here"
+"""What a node of an earlier release says of jobs with budgets."""
+
 LABEL = ("gpu", "yes")
 """What some functions demand of a node."""
+
+ECHOED = b"echo"
+"""How small results begin."""
 
 LARGE_BYTES = 512
 """Above, code travels as a blob; blobs are a few chunks of ``scale.SIZES``."""
@@ -46,6 +52,10 @@ class Work:
     @property
     def durable(self) -> bool:
         return Spec.decode(self.spec).durable
+
+    @property
+    def rules(self) -> Rules:
+        return Spec.decode(self.spec).rules
 
 
 def sha(data: bytes) -> bytes:
@@ -75,6 +85,8 @@ class Workload:
         labels = (LABEL,) if chance.random() < self._plan.scarce else ()
         durable = chance.random() < self._plan.durable
         rules = Rules(at_most_once=durable and chance.random() < self._plan.once)
+        if chance.random() < self._plan.budgets:
+            rules = replace(rules, crash_retries=chance.randint(0, 3), memory_retries=chance.choice((0, 2)))
         if chance.random() >= self._plan.by_value:
             spec = Spec(f"user:f{number}", False, b"f%d" % number, labels=labels, durable=durable, rules=rules)
             return spec.encode(), b"", mean_s
@@ -96,6 +108,8 @@ class Workload:
         seconds = chance.expovariate(1 / mean_s)
         if chance.random() < plan.long:
             seconds = 10 ** chance.uniform(0, 1.2)
+        if chance.random() < plan.endless:
+            seconds = chance.uniform(20, 40)
         what = RAISE if chance.random() < plan.raises else LARGE if chance.random() < plan.large_result else ECHO
         result = chance.randint(1, 3) if chance.random() < plan.shared else 1000 + self._drawn
         large = chance.random() < plan.large
@@ -130,7 +144,17 @@ def outcome_of(payload: bytes, code: bytes) -> tuple[Outcome, bytes, bool]:
     if what == LARGE:
         size = Random(f"result {result}").choice((200, 1024, 5_000, 30_000))
         return Outcome.SUCCEEDED, noise(f"result {result}", size), True
-    return Outcome.SUCCEEDED, b"echo" + sha(payload + code) + payload[:32], False
+    return Outcome.SUCCEEDED, ECHOED + sha(payload + code) + payload[:32], False
+
+
+def signed(data: bytes, token: int) -> bytes:
+    """A small result tells which attempt it is of."""
+    return data + token.to_bytes(8, "big") if data.startswith(ECHOED) else data
+
+
+def unsigned(data: bytes) -> tuple[bytes, int]:
+    """The result and its attempt's token; 0 where it says none."""
+    return (data[:-8], int.from_bytes(data[-8:], "big")) if data.startswith(ECHOED) else (data, 0)
 
 
 def _head(payload: bytes) -> list[Any]:

@@ -10,8 +10,9 @@ from random import Random
 
 from cluster.config import WAIT_WORD_S
 from tests.simulation.clock import Clock
+from tests.simulation.exercised import counted
 from tests.simulation.leaks import leaks
-from tests.simulation.ledger import Broken, Ledger
+from tests.simulation.ledger import Broken, Ledger, Score
 from tests.simulation.machines import (
     ClientMachine,
     CoordinatorMachine,
@@ -43,7 +44,12 @@ class Report:
     seed: int
     failure: str = ""
     story: list[str] = field(default_factory=list)
-    stuck: bool = False
+    score: Score = field(default_factory=Score)
+    job_moves: Counter[str] = field(default_factory=Counter)
+    attempt_moves: Counter[str] = field(default_factory=Counter)
+    losses: Counter[str] = field(default_factory=Counter)
+    """Outcomes ``lost`` that the rules allow, by reason."""
+    endless: bool = False
     virtual_s: float = 0.0
     settle_s: float = 0.0
     """From the end of all faults until the last outcome."""
@@ -82,6 +88,8 @@ class World:
         """Jobs that coordinators found on disk when they began, and those of them that no node had."""
         self.kept = Dataset()
         self._lives = 0
+        self._walls: dict[str, float] = {}
+        """Where the wall clocks of machines stand, against the world's own."""
         self._weather = self.chance("weather")
         self._disks = self.chance("disks")
         self._names = 0
@@ -106,6 +114,16 @@ class World:
     def new_life(self) -> int:
         self._lives += 1
         return self._lives
+
+    def wall_of(self, name: str) -> float:
+        """A machine keeps its clock from one process to the next."""
+        if name not in self._walls:
+            self._walls[name] = 1.7e9 + self.chance(f"wall of {name}").uniform(-100, 100)
+        return self._walls[name]
+
+    def is_old(self, name: str) -> bool:
+        """Whether the node is of an earlier release; what is not asked for by label may come to it."""
+        return self.chance(f"release of {name}").random() < self.plan.old_nodes
 
     def disk_fails(self) -> bool:
         if self.faulty and self._disks.random() < self.plan.disk_error:
@@ -285,10 +303,14 @@ class World:
             (plan.client_leaves, self._client_leaves),
             (plan.black_holes, self._darken),
             (plan.clones, self._clone),
+            (plan.one_way, self._darken_one_way),
+            (plan.half_opens, self._half_open),
+            (plan.clock_jumps, self._set_a_clock),
             (plan.coordinator_restarts, lambda: self._count("coordinator restarts", self._restart_coordinator)),
             (plan.commit_crashes, lambda: self._doom("is killed")),
             (plan.commit_failures, lambda: self._doom("fails")),
             (plan.joint_crashes, self._crash_together),
+            (plan.late_homes, self._come_home_late),
             (plan.full_disks if plan.store else 0.0, self._fill_disk),
         ]
         for mean, fault in kinds:
@@ -316,11 +338,45 @@ class World:
             self.ledger.note("fault: the connection of {} is frozen", connection.wire.machine.name)
             self.network.freeze(connection, 10 ** self._weather.uniform(-1, 1))
 
+    def _dialler(self) -> NodeMachine | ClientMachine:
+        return self._weather.choice([*self.nodes, *self.clients, *self.clones])
+
+    def _darken_one_way(self) -> None:
+        machine = self._dialler()
+        self.ledger.note("fault: one way between {} and the coordinator is dark", machine.name)
+        self.network.darken_one_way(machine.wire, 10 ** self._weather.uniform(0, 1.35))
+
+    def _half_open(self) -> None:
+        machine = self._dialler()
+        self.ledger.note("fault: the link of {} is half open", machine.name)
+        self.network.half_open(machine.wire, 10 ** self._weather.uniform(0, 1.3))
+
+    def _set_a_clock(self) -> None:
+        machine: Machine = self._weather.choice([self.coordinator, self.coordinator, self._dialler()])
+        seconds = 10 ** self._weather.uniform(-0.5, 6.5) * self._weather.choice((1, -1))
+        self._walls[machine.name] += seconds
+        way = "forward" if seconds > 0 else "back"
+        self._count(f"wall clocks set {way}", lambda: machine.set_wall(self._walls[machine.name]))
+
     def _darken(self) -> None:
-        machines: list[NodeMachine | ClientMachine] = [*self.nodes, *self.clients, *self.clones]
-        machine = self._weather.choice(machines)
+        machine = self._dialler()
         self.ledger.note("fault: {} is in a black hole", machine.name)
         self.network.darken(machine.wire, 10 ** self._weather.uniform(0.5, 1.4))
+
+    def _come_home_late(self) -> None:
+        """A node is silent for longer than a lease; as it is back, the coordinator is new, and the others are away."""
+        node = self._living_node()
+        seconds = self._weather.uniform(11, 15)
+        if node is not None and self.network.darken(node.wire, seconds):
+            self.ledger.note("fault: {} is given up, and will come home to a new coordinator", node.name)
+            self.clock.after(seconds - 1, self._home_is_new, node)
+
+    def _home_is_new(self, node: NodeMachine) -> None:
+        if self.faulty and node.alive and self.coordinator.alive:
+            self._count("nodes that come home late", self._restart_coordinator)
+            for other in self.nodes:
+                if other is not node:
+                    self.network.darken(other.wire, 9)
 
     def _clone(self) -> None:
         """The machine is copied as it runs, or as it was when it began; the original lives on, or is cut off."""
@@ -381,10 +437,10 @@ class World:
         while clock.now < span_s or not self.ledger.at_rest:
             clock.step()
             if clock.now > span_s + SETTLE_S:
-                report.stuck = True
+                report.endless = True
                 raise Broken(f"stuck: {self._stuck()}")
             if clock.happened > MAX_HAPPENINGS:
-                report.stuck = True
+                report.endless = True
                 raise Broken("more happens than can be meant")
         report.settle_s = clock.now - span_s
         end = clock.now + REST_S + (2 * self.plan.session_s if self._gone else 0)
@@ -429,13 +485,17 @@ class World:
         report.disk_commits = self.kept.commits
         report.rows = len(self.kept.rows.rows.outcomes)
         report.recovered, report.left_over = self.recovered, self.left_over
+        report.losses = self.ledger.losses
+        ended = report.endless or not report.failure
+        report.score = self.ledger.score(ended, self.kept.rows.rows if self.plan.store else None)
+        report.score.stuck += report.endless and not report.score.stuck
         report.trace = self.network.trace
 
 
 def simulate(seed: int, plan: Plan, tail: int = 60) -> Report:
     """Run one world to its end; what went wrong is in the report, with its last ``tail`` happenings."""
     report = Report(plan, seed)
-    with reduced():
+    with reduced(), counted(report.job_moves, report.attempt_moves):
         world = World(seed, plan)
         try:
             world.run(report)
