@@ -57,6 +57,16 @@ class Admission:
             )
         return ""
 
+    def near(self, jobs: int, size: int) -> bool:
+        """Whether a limit may be met within so many more jobs, with so many bytes of arguments in all."""
+        limits = self._limits
+        return bool(
+            self.disk_full
+            or self.jobs + jobs > limits.max_jobs
+            or self.bytes + size > limits.max_job_bytes
+            or self.volatile_bytes + size > limits.payload_memory_bytes
+        )
+
     def go_on(self) -> list[Client]:
         """Those who may hand in again, if there is room."""
         if not self.held or self.full(ROOM):

@@ -801,9 +801,9 @@ class Coordinator:
         accepted: list[Job] = []
         refused: list[tuple[bytes, bytes]] = []
         full = ""
+        near = admission.near(count, sum(map(len, message.payloads)))
         for row in range(skip, count):
-            full = admission.full()
-            if full:
+            if near and (full := admission.full()):
                 count = row
                 break
             counter = first + row
@@ -978,15 +978,19 @@ class Coordinator:
             return queue.room != 0 and (queue.name, line) not in shut
 
         absent: dict[int, deque[Job]] = {}
+        room: Rooms | None = None
+        time, once = None, False
         turn = ready.turn(may_go)
         while turn is not None:
             job = turn.job
             record: Record = job.record
             queue = record.queue
-            key = record.line.demand, id(record.time), record.once
-            room = rooms.get(key)
-            if room is None:
-                room = rooms[key] = self._rooms(record.line.demand, record.time, record.once)
+            if room is None or record.line.demand != room.demand or record.time is not time or record.once is not once:
+                time, once = record.time, record.once
+                key = record.line.demand, id(time), once
+                room = rooms.get(key)
+                if room is None:
+                    room = rooms[key] = self._rooms(record.line.demand, time, once)
             node = None if job.absent else room.choose(self._chance, queue)
             if node is None:
                 shut.add((queue.name, record.line))
@@ -1021,7 +1025,7 @@ class Coordinator:
             id(n): min(MAX_HELD // 2, n.slots + prefill(n.slots, mean_s, limits.prefill_s, limits.prefill_max))
             for n in nodes
         }
-        return Rooms([n for n in nodes if n.outstanding < most[id(n)]], most)
+        return Rooms(demand, [n for n in nodes if n.outstanding < most[id(n)]], most)
 
     def _read_ahead(self, line: deque[Job]) -> None:
         """Have payloads at hand a little before their turn."""
@@ -1076,12 +1080,12 @@ class Coordinator:
                 self._crashed(node, job, end == End.MEMORY, payload, crashed, run_us, worker)
                 continue
             outcome = Outcome.SUCCEEDED
+            ran: tuple[int, int] | None = (run_us, worker)
             if end != End.SUCCEEDED:
+                ran = None
                 if ref is None and end in _ERRORS and self._raised(node, job, end, payload, run_us, worker):
                     continue
                 outcome = Outcome.FAILED
-            else:
-                job.story = [*job.story, retries.Tried(job.attempt, node.name, "", self._wall, run_us, worker)]
             if ref is not None and ref[0] not in self._exchange:
                 outcome, ref = Outcome.LOST, None
                 payload = Failure("JobLost", "its result did not arrive").encode()
@@ -1094,7 +1098,7 @@ class Coordinator:
                     entry[2] += 1
             if ref is not None:
                 self._exchange.named(node, ref[0])
-            self._end(job, Cause.RESULT, outcome, payload, ref)
+            self._end(job, Cause.RESULT, outcome, payload, ref, ran=ran)
         node.finished += len(message.tokens) - len(late)
         node.surplus_since = self._now if node.outstanding else None
         for record, total, count in spent.values():
@@ -1160,9 +1164,10 @@ class Coordinator:
         payload: bytes,
         large: tuple[bytes, int] | None = None,
         dead: bool = False,
+        ran: tuple[int, int] | None = None,
     ) -> None:
         """The one place where a job gets its outcome. ``large`` comes with a hold on its blob. ``dead``: it is set
-        aside as a dead letter."""
+        aside as a dead letter. ``ran``: microseconds and worker of the attempt that brought it well to its end."""
         move(job, cause)
         job.outcome = OUTCOMES[outcome]
         node, job.node = job.node, None
@@ -1177,6 +1182,9 @@ class Coordinator:
         dead = dead or bool(not well and job.retries and record.spec.rules.retries)
         if job.about is not NOTHING_SPECIAL:
             self._over(job)
+        name = "" if node is None else node.name
+        if ran is not None and (job.story or record.hooks):
+            job.story = [*job.story, retries.Tried(job.attempt, name, "", self._wall, *ran)]
         if record.hooks:
             self._ended_with_hooks.append((job, outcome, payload, dead))
         if len(self._dependencies):
@@ -1186,10 +1194,9 @@ class Coordinator:
             self._died.append(job)
         word = job.outcome
         self._finished[word] += 1
-        name = "" if node is None else node.name
         if self._events.listened(self._now):
             self._events.add(word.word, job, self._wall, dead, job.story[-1].what if job.story and not well else "")
-        kept = self._journal.ended(job, outcome, payload, large, self._wall, dead, name)
+        kept = self._journal.ended(job, outcome, payload, large, self._wall, dead, name, ran)
         if kept and large is not None:
             self._exchange.hold(large[0])  # for the row
         if job.large is not None and (well or not kept):  # else the row keeps its arguments

@@ -303,7 +303,7 @@ def of_row(row: OutcomeRow, functions: Functions) -> dict[str, Any]:
         "key": about.key or None,
         "retry_of": format_job(about.retry_of) if about.retry_of else None,
         "after": [format_job(parent) for parent in about.after],
-        "attempts": [_tried(t) for t in retries.story(row.tries)],
+        "attempts": [_tried(t) for t in retries.story(row)],
     }
 
 

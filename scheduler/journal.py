@@ -238,7 +238,15 @@ class Journal:
             self._counter(client)
 
     def ended(
-        self, job: Job, outcome: int, payload: bytes, large: tuple[bytes, int] | None, at: float, dead: bool, node: str
+        self,
+        job: Job,
+        outcome: int,
+        payload: bytes,
+        large: tuple[bytes, int] | None,
+        at: float,
+        dead: bool,
+        node: str,
+        ran: tuple[int, int] | None,
     ) -> bool:
         """The job has its outcome. Whether a row keeps it, and with it the blob it names."""
         if not self.keeps(job):
@@ -264,7 +272,7 @@ class Journal:
                 job.about.encode() if job.about is not NOTHING_SPECIAL else b"",
                 node,
                 "" if outcome == Outcome.SUCCEEDED else _error(payload),
-                retries.pack(job),
+                retries.pack(job) if ran is None or job.story else retries.pack_only(*ran),
             )
         )
         self._changes.standings.pop(job.rank, None)

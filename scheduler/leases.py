@@ -30,7 +30,7 @@ class Leases:
 
     def grant(self, job: Job) -> None:
         self._held[job.token] = job
-        self.once += job.once
+        self.once += job.record.once
         job.record.queue.take(self._node)
 
     def get(self, token: int) -> Job | None:
@@ -39,7 +39,7 @@ class Leases:
     def end(self, token: int) -> Job | None:
         job = self._held.pop(token, None)
         if job is not None:
-            self.once -= job.once
+            self.once -= job.record.once
             job.record.queue.give_back(self._node)
         return job
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
 
 from scheduler.functions import Demand, Line
 from scheduler.lifecycle import Job, State
@@ -51,13 +50,16 @@ class _Shelf:
         """Where a tenant begins who comes after a pause."""
 
 
-class Turn(NamedTuple):
+class Turn:
     """Whose turn it is: the head of a line."""
 
-    job: Job
-    shelf: _Shelf
-    tenant: _Tenant
-    line: deque[Job]
+    __slots__ = ("job", "line", "shelf", "tenant")
+
+    def __init__(self, job: Job, shelf: _Shelf, tenant: _Tenant, line: deque[Job]) -> None:
+        self.job = job
+        self.shelf = shelf
+        self.tenant = tenant
+        self.line = line
 
 
 class ReadyQueue:
@@ -138,9 +140,11 @@ class ReadyQueue:
         self._count -= 1
         turn.line.popleft()
         shelf, tenant = turn.shelf, turn.tenant
-        self._floor = max(self._floor, shelf.passed)
+        if shelf.passed > self._floor:
+            self._floor = shelf.passed
         shelf.passed = self._floor + 1 / shelf.queue.settings.weight  # whoever could not go has saved up nothing
-        shelf.floor = max(shelf.floor, tenant.passed)
+        if tenant.passed > shelf.floor:
+            shelf.floor = tenant.passed
         tenant.passed = shelf.floor + 1.0
 
     def same_line(self, turn: Turn) -> Turn | None:
@@ -148,7 +152,10 @@ class ReadyQueue:
         if len(self._shelves) > 1 or len(turn.shelf.tenants) > 1 or len(turn.tenant.lines) > 1:
             return None
         job = self._head(turn.line)
-        return None if job is None else turn._replace(job=job)
+        if job is None:
+            return None
+        turn.job = job
+        return turn
 
     def tidy(self) -> None:
         """Forget lines, tenants and queues without jobs."""

@@ -7,6 +7,7 @@ has no budget at all.
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 import msgpack
@@ -14,6 +15,7 @@ import msgpack
 from cluster.jobs import End, Failure, Rules, shorten
 from scheduler.lifecycle import Job
 from scheduler.placement import Chance
+from scheduler.store import OutcomeRow
 
 STORY_MOST = 20
 """Attempts that a story keeps: the last ones."""
@@ -22,6 +24,8 @@ CHARS = 300
 """Of what is said of one attempt."""
 
 _PACK = msgpack.Packer().pack
+_ONLY = struct.Struct(">QQ")
+"""Shorter than whatever else a story is packed into: its first byte would have to be that of a list."""
 
 
 class Tried(NamedTuple):
@@ -114,5 +118,13 @@ def restore(job: Job, packed: bytes) -> None:
         job.story = [Tried(*tried) for tried in story]
 
 
-def story(packed: bytes) -> list[Tried]:
-    return [Tried(*tried) for tried in msgpack.unpackb(packed)[1]] if packed else []
+def pack_only(run_us: int, worker: int) -> bytes:
+    """The story of a job whose only attempt succeeded, as most do; the outcome's row says the rest."""
+    return _ONLY.pack(run_us, worker)
+
+
+def story(row: OutcomeRow) -> list[Tried]:
+    """What became of each attempt of a job that has ended."""
+    if len(row.tries) == _ONLY.size:
+        return [Tried(row.attempt, row.node, "", row.at, *_ONLY.unpack(row.tries))]
+    return [Tried(*tried) for tried in msgpack.unpackb(row.tries)[1]] if row.tries else []

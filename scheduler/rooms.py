@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scheduler.functions import Demand
 from scheduler.placement import Chance, choose
 from scheduler.queues import Queue
 from scheduler.roster import Node
@@ -11,6 +12,7 @@ from scheduler.roster import Node
 
 @dataclass(slots=True)
 class Rooms:
+    demand: Demand
     nodes: list[Node]
     """Those that had room when they were last looked at."""
     most: dict[int, int]
@@ -19,6 +21,8 @@ class Rooms:
     def choose(self, chance: Chance, queue: Queue) -> Node | None:
         """Which takes the next job of this queue; None where none can."""
         nodes, most = self.nodes, self.most
+        if len(nodes) == 1 and queue.settings.max_per_node is None:
+            return nodes[0] if nodes[0].outstanding < most[id(nodes[0])] else None
         if queue.settings.max_per_node is not None:
             nodes = [n for n in nodes if n.outstanding < most[id(n)] and queue.room_on(n.name)]
             return choose(nodes, chance) if nodes else None

@@ -41,7 +41,7 @@ def excess(machine: CoordinatorMachine, plan: Plan) -> str:
         return ""
     jobs = [job for client in machine.coordinator._clients for job in client.jobs.values()]
     size = sum(len(job.payload) for job in jobs)
-    demands = len({job.record.demand for job in jobs})
+    demands = len({job.record.line.demand for job in jobs})
     bound = plan.payload_memory_bytes + PAYLOAD_BYTES + demands * 2 * int(SIZES["AHEAD"]) * PAYLOAD_BYTES
     return f"{size} bytes of payloads are in memory, and {bound} may be" if size > bound else ""
 

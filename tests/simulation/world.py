@@ -339,7 +339,8 @@ class World:
             self.network.freeze(connection, 10 ** self._weather.uniform(-1, 1))
 
     def _dialler(self) -> NodeMachine | ClientMachine:
-        return self._weather.choice([*self.nodes, *self.clients, *self.clones])
+        diallers: list[NodeMachine | ClientMachine] = [*self.nodes, *self.clients, *self.clones]
+        return self._weather.choice(diallers)
 
     def _darken_one_way(self) -> None:
         machine = self._dialler()
