@@ -71,7 +71,9 @@ from scheduler.dependencies import Dependencies
 from scheduler.exchange import Exchange
 from scheduler.functions import Demand, Functions, Line, Record, RunTime
 from scheduler.journal import (
+    ArgumentsDropped,
     ArgumentsRead,
+    DropArguments,
     HistoryRead,
     Journal,
     OutcomesPruned,
@@ -201,6 +203,8 @@ class Coordinator:
                     self._history_read(event)
                 case ArgumentsRead():
                     self._arguments_read(event)
+                case ArgumentsDropped():
+                    self._arguments_dropped(event)
                 case PayloadsRead():
                     self._payloads.arrived(event.found)
                 case OutcomesPruned():
@@ -1671,15 +1675,7 @@ class Coordinator:
             case "jobs":
                 self._find(client, ask, about)
             case "job" | "explain":
-                jid = inquiries.job_of(about)
-                job = self._unfinished(jid)
-                if job is not None and _may_see(client, job.record.spec.namespace):
-                    body: dict[str, Any] = {"job": inquiries.of_job(job)}
-                    if topic == "explain":
-                        body["why"] = self._explain(job)
-                    self._send(client, Answer(ask, "", body))
-                else:
-                    self._turn.after_commit.append(ReadArguments((client.session, ask, topic, {}), [jid]))
+                self._tell_of(client, ask, topic, inquiries.job_of(about))
             case "queues":
                 rows = [answers.queue(q, self._ready_in(q)) for q in sorted(self._queues, key=lambda q: q.name)]
                 self._send(client, Answer(ask, "", {"queues": rows}))
@@ -1695,6 +1691,17 @@ class Coordinator:
                 self._turn.after_commit.append(
                     ReadArguments((client.session, ask, topic, about), inquiries.jobs_of(about))
                 )
+
+    def _tell_of(self, client: Client, ask: int, topic: str, jid: bytes) -> None:
+        """What there is to say of one job, or why it does not run."""
+        job = self._unfinished(jid)
+        if job is None or not _may_see(client, job.record.spec.namespace):
+            self._turn.after_commit.append(ReadArguments((client.session, ask, topic, {}), [jid]))
+            return
+        body: dict[str, Any] = {"job": inquiries.of_job(job)}
+        if topic == "explain":
+            body["why"] = self._explain(job)
+        self._send(client, Answer(ask, "", body))
 
     def _ready_in(self, queue: Queue) -> int:
         return self._ready.count(queue.name)
@@ -1775,28 +1782,37 @@ class Coordinator:
             return
         self._active[id(client)] = client
         rows = {}
-        for jid, found in event.found.items():
+        for found in event.found.values():
             spec = None if found is None else self._functions.spec(found[0].spec)
             if found is not None and _may_see(client, spec.namespace if spec else ""):
-                rows[jid] = found
+                rows[found[0].id] = found
         if topic in ("job", "explain"):
             jid = next(iter(event.found))
-            if jid not in rows:
+            if jid in event.aliases:
+                self._tell_of(client, ask, topic, event.aliases[jid])
+                return
+            if not rows:
                 self._send(client, Answer(ask, f"no job {format_job(jid)} is known to this coordinator", {}))
                 return
-            job = inquiries.of_row(rows[jid][0], self._functions)
+            [(row, _)] = rows.values()
+            job = inquiries.of_row(row, self._functions)
             body: dict[str, Any] = {"job": job}
             if topic == "explain":
                 body["why"] = [f"it is over: {job['state']}"]
             self._send(client, Answer(ask, "", body))
         elif topic == "drop":
-            self._journal.drop(list(rows))
-            blobs = [kept.sha for _, kept in rows.values() if kept is not None and kept.sha is not None]
-            for sha in blobs:
-                self._exchange.release(sha)
-            self._send(client, Answer(ask, "", {"dropped": len(rows)}))
+            self._turn.after_commit.append(DropArguments((session, ask), list(rows)))
         else:
             self._send(client, Answer(ask, "", self._run_again(client, rows, about)))
+
+    def _arguments_dropped(self, event: ArgumentsDropped) -> None:
+        session, ask = event.ask
+        for sha in event.blobs:
+            self._exchange.release(sha)
+        client = self._clients.get(session)
+        if client is not None and not client.left:
+            self._active[id(client)] = client
+            self._send(client, Answer(ask, "", {"dropped": event.jobs}))
 
     def _run_again(
         self, client: Client, rows: dict[bytes, tuple[OutcomeRow, Arguments | None]], about: dict[str, Any]
