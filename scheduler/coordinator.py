@@ -71,7 +71,9 @@ from scheduler.dependencies import Dependencies
 from scheduler.exchange import Exchange
 from scheduler.functions import Demand, Functions, Line, Record, RunTime
 from scheduler.journal import (
+    ArgumentsDropped,
     ArgumentsRead,
+    DropArguments,
     HistoryRead,
     Journal,
     OutcomesPruned,
@@ -204,6 +206,8 @@ class Coordinator:
                     self._history_read(event)
                 case ArgumentsRead():
                     self._arguments_read(event)
+                case ArgumentsDropped():
+                    self._arguments_dropped(event)
                 case PayloadsRead():
                     self._payloads.arrived(event.found)
                 case OutcomesPruned():
@@ -569,7 +573,8 @@ class Coordinator:
         strange = [t for t in tokens if t not in node.leases]
         if strange:
             self._send(node, Discard(strange))
-        self._retract(node, [job for job in node.leases if job.cancel_wished])
+        back = [j for j in node.leases if j.cancel_wished or (j.state is State.LEASED and self._late(j))]
+        self._retract(node, back)
 
     # ------------------------------------------------------------------------------- after a restart
 
@@ -607,8 +612,9 @@ class Coordinator:
             payload = row.payload or b""
             job = Job(row.id, counter_of(row.id), client, record, payload, large, row.rank, State.ADRIFT)
             job.size, job.absent = row.payload_bytes, len(payload) < row.payload_bytes
-            job.attempt, job.at, job.since, job.due, job.saved = row.attempt, row.at, row.at, row.due, row.saved
+            job.attempt, job.at, job.since, job.saved = row.attempt, row.at, row.at, row.saved
             job.summary, job.about = row.summary, About.decode(row.about)
+            job.due = row.due or job.first_due  # nothing has happened to it, so no row says when it may run
             retries.restore(job, row.tries)
             client.jobs[job.counter] = job
             self._adrift.add(job, row.node if row.token else b"")
@@ -640,6 +646,8 @@ class Coordinator:
             self._adrift.found(job)
             self._ashore(job)
             move(job, Cause.PUT_OFF)
+            if job.about.after and not job.story:
+                self._wait_for_parents(job)
         if self._adrift:
             self._fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
         self._land()
@@ -679,9 +687,14 @@ class Coordinator:
             back: list[Job] = []
             for job in rest:
                 self._ashore(job)
-                if job.about.after:
+                if job.about.after and not job.story:  # what has begun had waited for them
                     move(job, Cause.PUT_OFF)
-                    self._wait_for_parents(job)
+                    if job.cancel_wished:
+                        self._cancel_ready(job)
+                    elif self._late(job):
+                        self._expire(job)
+                    else:
+                        self._wait_for_parents(job)
                 else:
                     move(job, Cause.LEFT_OVER)
                     back.append(job)
@@ -738,7 +751,7 @@ class Coordinator:
     def _outcomes_read(self, event: OutcomesRead) -> None:
         for wanted, row, alias in event.found:
             if wanted.child:
-                self._parent_known(wanted, row)
+                self._parent_known(wanted, row, alias)
                 continue
             client = self._clients.get(wanted.session)
             if client is None or client.left:
@@ -747,7 +760,9 @@ class Coordinator:
                 if row is None or row.outcome != Outcome.CANCELLED:  # else it has heard so, or asks what became of it
                     self._not_cancelled(client, [wanted.job])
                 continue
-            if alias and self._attach(client, wanted.counter, alias):
+            if alias:
+                if not self._attach(client, wanted.counter, alias):  # that one has ended since the store was asked
+                    self._look_up([wanted._replace(job=alias)])
                 continue
             kept = self._journal.session(session_of(wanted.job))
             visible = kept is not None and _may_see(client, kept.namespace)
@@ -864,7 +879,7 @@ class Coordinator:
     def _begin(self, job: Job) -> None:
         """A new job of which something special is said: it may have to wait for a moment, or for others."""
         about = job.about
-        job.due = max(about.at, job.at + about.delay_s if about.delay_s else 0.0)
+        job.due = job.first_due
         if about.key:
             namespace = job.record.spec.namespace
             mark = keys.fingerprint(job.record.spec, about)
@@ -1179,7 +1194,7 @@ class Coordinator:
         self._admission.ended(job)
         self._payloads.ended(job)
         well = job.outcome is Outcome.SUCCEEDED
-        dead = dead or bool(not well and job.retries and record.spec.rules.retries)
+        dead = dead or bool(job.outcome is Outcome.FAILED and job.retries and record.spec.rules.retries)
         if job.about is not NOTHING_SPECIAL:
             self._over(job)
         name = "" if node is None else node.name
@@ -1264,7 +1279,7 @@ class Coordinator:
             self._fact("jobs_requeued", len(jobs), cause=cause)
             self._note("requeued", jobs, cause)
         wished = [j for j in jobs if j.cancel_wished]
-        late = [j for j in jobs if 0 < j.expires <= self._wall and not j.story and not j.cancel_wished]
+        late = [j for j in jobs if self._late(j) and not j.cancel_wished]
         for job in jobs:
             job.since = max(job.due, job.at)
         self._ready.push_back(jobs)
@@ -1311,6 +1326,10 @@ class Coordinator:
         if jobs:
             self._ready.push_back(jobs)
 
+    def _late(self, job: Job) -> bool:
+        """Its time to begin is over, and it has not begun."""
+        return 0 < job.expires <= self._wall and not job.story
+
     def _expire(self, job: Job) -> None:
         if job.state is State.READY:
             self._ready.dropped(job)
@@ -1318,20 +1337,31 @@ class Coordinator:
         self._end(job, Cause.EXPIRED, Outcome.EXPIRED, Failure("JobExpired", text).encode())
 
     def _wait_for_parents(self, job: Job) -> None:
-        """It goes on when all of them have ended; those that are not in memory are looked up."""
+        """It goes on when all of them have ended; those that are not in memory, or none of its business, are looked
+        up."""
         self._dependencies.wait(job, job.about.after)
         self._look_up(
-            [Wanted(p, b"", 0, child=job.id) for p in dict.fromkeys(job.about.after) if self._unfinished(p) is None]
+            [Wanted(p, b"", 0, child=job.id) for p in dict.fromkeys(job.about.after) if not self._may_follow(job, p)]
         )
 
-    def _parent_known(self, wanted: Wanted, row: Owed | None) -> None:
-        """What the store says of a parent."""
+    def _may_follow(self, child: Job, parent: bytes) -> bool:
+        """Whether that is an unfinished job of the same namespace."""
+        job = self._unfinished(parent)
+        same: bool = job is not None and job.record.spec.namespace == child.record.spec.namespace
+        return same
+
+    def _parent_known(self, wanted: Wanted, row: Owed | None, alias: bytes) -> None:
+        """What the store says of a parent, or of which job that is another name."""
         child = self._unfinished(wanted.child)
         if child is None or wanted.job not in self._dependencies.waits_for(child):
             return
         kept = self._journal.session(session_of(wanted.job))
-        if row is None or kept is None or kept.namespace != child.record.spec.namespace:
+        if kept is None or kept.namespace != child.record.spec.namespace or not (row or alias):
             self._parent_over(child, wanted.job, False, "is not known (any more)")
+        elif row is None:
+            self._dependencies.waits_instead(child, wanted.job, alias)
+            if not self._may_follow(child, alias):
+                self._look_up([wanted._replace(job=alias)])
         else:
             outcome = OUTCOMES[row.outcome]
             self._parent_over(child, wanted.job, outcome is Outcome.SUCCEEDED, f"is {outcome.word}")
@@ -1501,6 +1531,9 @@ class Coordinator:
             elif job.once:
                 self._give_up(job, f"node {node.name} {reason}")
             else:
+                if job.state is State.RUNNING:  # it has begun, and people shall see that
+                    retries.remember(job, node.name, f"node {node.name} {reason}", self._wall)
+                    self._journal.standing(job)
                 move(job, Cause.NODE_LOST)
                 job.node, job.token = None, 0
                 back.append(job)
@@ -1701,15 +1734,7 @@ class Coordinator:
             case "jobs":
                 self._find(client, ask, about)
             case "job" | "explain":
-                jid = inquiries.job_of(about)
-                job = self._unfinished(jid)
-                if job is not None and _may_see(client, job.record.spec.namespace):
-                    body: dict[str, Any] = {"job": inquiries.of_job(job)}
-                    if topic == "explain":
-                        body["why"] = self._explain(job)
-                    self._send(client, Answer(ask, "", body))
-                else:
-                    self._turn.after_commit.append(ReadArguments((client.session, ask, topic, {}), [jid]))
+                self._tell_of(client, ask, topic, inquiries.job_of(about))
             case "queues":
                 rows = [answers.queue(q, self._ready_in(q)) for q in sorted(self._queues, key=lambda q: q.name)]
                 self._send(client, Answer(ask, "", {"queues": rows}))
@@ -1754,6 +1779,17 @@ class Coordinator:
         for question, found in self._events.answers(self._now) if self._events.waiting else ():
             self._active[id(question.client)] = question.client
             self._send(question.client, Answer(question.ask, "", {**found, "epoch": self.epoch}))
+
+    def _tell_of(self, client: Client, ask: int, topic: str, jid: bytes) -> None:
+        """What there is to say of one job, or why it does not run."""
+        job = self._unfinished(jid)
+        if job is None or not _may_see(client, job.record.spec.namespace):
+            self._turn.after_commit.append(ReadArguments((client.session, ask, topic, {}), [jid]))
+            return
+        body: dict[str, Any] = {"job": inquiries.of_job(job)}
+        if topic == "explain":
+            body["why"] = self._explain(job)
+        self._send(client, Answer(ask, "", body))
 
     def _ready_in(self, queue: Queue) -> int:
         return self._ready.count(queue.name)
@@ -1834,28 +1870,37 @@ class Coordinator:
             return
         self._active[id(client)] = client
         rows = {}
-        for jid, found in event.found.items():
+        for found in event.found.values():
             spec = None if found is None else self._functions.spec(found[0].spec)
             if found is not None and _may_see(client, spec.namespace if spec else ""):
-                rows[jid] = found
+                rows[found[0].id] = found
         if topic in ("job", "explain"):
             jid = next(iter(event.found))
-            if jid not in rows:
+            if jid in event.aliases:
+                self._tell_of(client, ask, topic, event.aliases[jid])
+                return
+            if not rows:
                 self._send(client, Answer(ask, f"no job {format_job(jid)} is known to this coordinator", {}))
                 return
-            job = inquiries.of_row(rows[jid][0], self._functions)
+            [(row, _)] = rows.values()
+            job = inquiries.of_row(row, self._functions)
             body: dict[str, Any] = {"job": job}
             if topic == "explain":
                 body["why"] = [f"it is over: {job['state']}"]
             self._send(client, Answer(ask, "", body))
         elif topic == "drop":
-            self._journal.drop(list(rows))
-            blobs = [kept.sha for _, kept in rows.values() if kept is not None and kept.sha is not None]
-            for sha in blobs:
-                self._exchange.release(sha)
-            self._send(client, Answer(ask, "", {"dropped": len(rows)}))
+            self._turn.after_commit.append(DropArguments((session, ask), list(rows)))
         else:
             self._send(client, Answer(ask, "", self._run_again(client, rows, about)))
+
+    def _arguments_dropped(self, event: ArgumentsDropped) -> None:
+        session, ask = event.ask
+        for sha in event.blobs:
+            self._exchange.release(sha)
+        client = self._clients.get(session)
+        if client is not None and not client.left:
+            self._active[id(client)] = client
+            self._send(client, Answer(ask, "", {"dropped": event.jobs}))
 
     def _run_again(
         self, client: Client, rows: dict[bytes, tuple[OutcomeRow, Arguments | None]], about: dict[str, Any]

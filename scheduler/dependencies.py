@@ -36,16 +36,28 @@ class Dependencies:
         """That parent is over with; whether the child waits for no other."""
         missing = self._missing[child.id]
         missing.discard(parent)
+        self._drop(child, parent)
         if missing:
             return False
         del self._missing[child.id]
         return True
 
+    def waits_instead(self, child: Job, name: bytes, parent: bytes) -> None:
+        """What it named was another name of this parent."""
+        missing = self._missing[child.id]
+        missing.remove(name)
+        missing.add(parent)
+        self._drop(child, name)
+        self._children.setdefault(parent, {})[child.id] = child
+
     def forget(self, child: Job) -> None:
         """It has ended without them."""
         for parent in self._missing.pop(child.id, ()):
-            siblings = self._children.get(parent)
-            if siblings is not None:
-                siblings.pop(child.id, None)
-                if not siblings:
-                    del self._children[parent]
+            self._drop(child, parent)
+
+    def _drop(self, child: Job, parent: bytes) -> None:
+        siblings = self._children.get(parent)
+        if siblings is not None:
+            siblings.pop(child.id, None)
+            if not siblings:
+                del self._children[parent]

@@ -105,10 +105,29 @@ class ReadArguments:
 
 @dataclass(slots=True)
 class ArgumentsRead:
-    """Event: by job; None where there is no outcome."""
+    """Event: by job; None where there is no outcome. ``aliases``: of these, those that are another job's."""
 
     ask: Any
     found: dict[bytes, tuple[OutcomeRow, Arguments | None] | None]
+    aliases: dict[bytes, bytes]
+
+
+@dataclass(slots=True)
+class DropArguments:
+    """Effect: these are set aside no more, and will not be run again. Done at once, in a transaction of its own, so
+    that each blob is given up once. Answered by ``ArgumentsDropped``."""
+
+    ask: Any
+    jobs: list[bytes]
+
+
+@dataclass(slots=True)
+class ArgumentsDropped:
+    """Event: so many were set aside, or had arguments; ``blobs`` has one entry for each that named one."""
+
+    ask: Any
+    jobs: int
+    blobs: list[bytes]
 
 
 @dataclass(slots=True)
@@ -154,10 +173,30 @@ def prune(store: Store, effect: PruneOutcomes) -> OutcomesPruned:
 def read_arguments(store: Store, effect: ReadArguments) -> ArgumentsRead:
     """What a host does about ``ReadArguments``."""
     found: dict[bytes, tuple[OutcomeRow, Arguments | None] | None] = {}
+    aliases: dict[bytes, bytes] = {}
     for job in effect.jobs:
         row = store.outcome(job)
-        found[job] = None if row is None else (row, store.arguments(job))
-    return ArgumentsRead(effect.ask, found)
+        found[job] = None if row is None else (row, store.arguments(row.id))
+        alias = store.alias(job) if row is None else None
+        if alias is not None:
+            aliases[job] = alias
+    return ArgumentsRead(effect.ask, found, aliases)
+
+
+def drop_arguments(store: Store, effect: DropArguments) -> ArgumentsDropped:
+    """What a host does about ``DropArguments``."""
+    jobs: list[bytes] = []
+    blobs: list[bytes] = []
+    for job in effect.jobs:
+        row, kept = store.outcome(job), store.arguments(job)
+        if row is not None and (row.dead or kept is not None):
+            jobs.append(job)
+        if kept is not None and kept.sha is not None:
+            blobs.append(kept.sha)
+    if jobs:
+        store.write([Changes(dropped=jobs)])
+        store.commit()
+    return ArgumentsDropped(effect.ask, len(jobs), blobs)
 
 
 def read_history(store: Store, effect: ReadHistory) -> HistoryRead:
@@ -185,6 +224,7 @@ def look_up(store: Store, effect: ReadOutcomes) -> OutcomesRead:
 
 
 READERS: dict[type, Callable[[Store, Any], Any]] = {
+    DropArguments: drop_arguments,
     PruneOutcomes: prune,
     ReadArguments: read_arguments,
     ReadHistory: read_history,
@@ -316,11 +356,6 @@ class Journal:
         """Nothing is to be expected of it any more."""
         if self.open:
             self._changes.nodes[node.name] = None
-
-    def drop(self, jobs: list[bytes]) -> None:
-        """These are set aside no more, and will not be run again."""
-        if self.open:
-            self._changes.dropped += jobs
 
     def forget(self, functions: Functions) -> None:
         """Specs that no job needs, and that were dropped from memory."""

@@ -137,6 +137,11 @@ class Job:
     """Other sessions that want its outcome, each with a counter of its own."""
 
     @property
+    def first_due(self) -> float:
+        """Moment before which it must not begin; 0 for none."""
+        return max(self.about.at, self.at + self.about.delay_s if self.about.delay_s else 0.0)
+
+    @property
     def once(self) -> bool:
         """Whether it must not start twice."""
         return bool(self.record.once)

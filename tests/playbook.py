@@ -38,8 +38,9 @@ from cluster.client_session import (
 )
 from cluster.config import CHUNK_BYTES, PROTOCOL, AgentLimits, ClientLimits, CoordinatorLimits, Times
 from cluster.facts import Fact
-from cluster.ids import job_id
+from cluster.ids import format_job, job_id
 from cluster.jobs import NOTHING_SPECIAL, About, Failure, Outcome, Spec
+from cluster.jobs import End as AttemptEnd
 from cluster.messages import (
     CHECKS,
     FIELDS,
@@ -60,6 +61,7 @@ from cluster.messages import (
     NodeHello,
     Pulse,
     Results,
+    Started,
     Submit,
     Taken,
     Welcome,
@@ -381,6 +383,33 @@ class FakeNode(Dialed):
         n = len(tokens)
         self.say(Finished(list(tokens), [outcome] * n, [payload] * n, [], [run_us] * n, [1] * n))
 
+    def raises(
+        self,
+        token: int,
+        *bases: str,
+        text: str = "no",
+        end: AttemptEnd = AttemptEnd.RAISED,
+        delay_s: float | None = None,
+    ) -> None:
+        """Its function has raised an exception of these classes, itself first; or has asked for another end."""
+        names = bases or ("ValueError", "Exception")
+        failure = Failure(names[0], text, "", names, delay_s=delay_s)
+        self.say(Finished([token], [int(end)], [failure.encode()], [], [1_000], [7]))
+
+    def crashes(self, token: int, *, memory: bool = False) -> None:
+        """The worker has died under it."""
+        failure = Failure("WorkerCrashed", "the worker process died: signal 9 (SIGKILL)")
+        end = AttemptEnd.MEMORY if memory else AttemptEnd.CRASHED
+        self.say(Finished([token], [int(end)], [failure.encode()], [], [1_000], [7]))
+
+    def runs(self, job: bytes, *, attempt: int | None = None) -> int:
+        """It is assigned just this job, and says that it runs; its token."""
+        assign = self.gets(Assign, jobs=[job])
+        assert attempt is None or assign.attempts == [attempt], assign
+        self.say(Started(assign.tokens))
+        token: int = assign.tokens[0]
+        return token
+
     def finishes_large(self, token: int, data: bytes) -> None:
         self.say(Finished([token], [SUCCEEDED], [b""], [[0, *self.hands_over(data)]], [1], [1]))
 
@@ -548,9 +577,26 @@ class CoordinatorPlay(Play):
             for end in alive:
                 end.beat()
 
-    def asks(self, client: FakeClient, topic: str) -> dict[str, Any]:
-        client.say(Ask(77, topic, {}))
+    def asks(self, client: FakeClient, topic: str, **about: Any) -> dict[str, Any]:
+        client.say(Ask(77, topic, about))
         return client.gets(Answer, ask=77, error="").body
+
+    def is_refused(self, client: FakeClient, topic: str, **about: Any) -> str:
+        """Why the question, or the order, is none."""
+        client.say(Ask(77, topic, about))
+        error: str = client.gets(Answer, ask=77, body={}).error
+        assert error
+        return error
+
+    def story_of(self, client: FakeClient, counter: int) -> dict[str, Any]:
+        """One job as people see it."""
+        job: dict[str, Any] = self.asks(client, "job", id=format_job(client.job(counter)))["job"]
+        return job
+
+    def why(self, client: FakeClient, counter: int) -> list[str]:
+        """Why it does not run."""
+        why: list[str] = self.asks(client, "explain", id=format_job(client.job(counter)))["why"]
+        return why
 
     def nothing_else(self) -> None:
         super().nothing_else()
