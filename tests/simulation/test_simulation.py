@@ -215,6 +215,10 @@ def struck_commits(seed: int) -> Plan:
     return replace(STORIES["slow commits"], commit_crashes=8)
 
 
+def out_of_order(seed: int) -> Plan:
+    return STORIES["out of order"]
+
+
 def late_results(seed: int) -> Plan:
     return replace(STORIES["black holes"], span_s=40.0, jobs=100, black_holes=30, long=0.4, worker_crash=0.1)
 
@@ -638,7 +642,7 @@ def nodes_are_not_reconciled(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Coordinator, "_reconcile", lambda self, node, tokens: None)
 
 
-@sabotage()
+@sabotage(out_of_order)
 def link_takes_what_comes_late_or_twice(patch: pytest.MonkeyPatch) -> None:
     take = Link.take
 
