@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from unittest import mock
 
 from node.attempts import TABLE, Attempt, Step
-from scheduler import coordinator, lifecycle
-from scheduler.lifecycle import TRANSITIONS, Cause, Job
+from scheduler import coordinator
+from scheduler.lifecycle import TRANSITIONS, Cause, Job, move
 
 FAULTS = (
     "agent pauses",
@@ -64,7 +64,7 @@ ATTEMPT_MOVES = tuple(f"{phase.name} {step.name}" for phase, step in TABLE)
 @contextmanager
 def counted(jobs: Counter[str], attempts: Counter[str]) -> Iterator[None]:
     """Every move of a job and of an attempt, while this is open."""
-    move, step = lifecycle.move, Attempt.step
+    step = Attempt.step
 
     def moves(job: Job, cause: Cause) -> None:
         jobs[f"{job.state.name} {cause.name}"] += 1

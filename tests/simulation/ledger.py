@@ -179,6 +179,8 @@ class Ledger:
             why = "its node was lost"
         elif after.epoch > before.epoch and not story.durable:
             why = "the coordinator was restarted"
+        elif any(s.token < before.token and self._came_home(story, s) for s in story.starts):
+            why = "one that was given up came home first, and had to run again"
         else:
             raise Broken(f"it runs again without a cause: {story}")
         self.excuses[why if after.at >= before.at else f"{why}, and runs it late"] += 1
@@ -203,6 +205,7 @@ class Ledger:
     def _check_budgets(self, story: Story, before: list[Start]) -> None:
         """So many deaths of which somebody who decides must know are the end of a job."""
         dead = [s for s in before if s.token in story.crashed and not self._forgotten(story, s)]
+        dead = [s for s in dead if not self._came_home(story, s)]  # it is counted as a node that was lost
         known = Counter(story.crashed[s.token] for s in dead)
         rules = story.rules
         if known[False] > rules.crash_retries or known[True] > rules.memory_retries:

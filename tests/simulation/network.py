@@ -96,6 +96,8 @@ class Network:
         """First phase: what the plan says may fail."""
         self.coordinator: Machine | None = None
         self.faults: Counter[str] = Counter()
+        self.troubled_until = 0.0
+        """End of the last silence of all."""
         self.hellos = 0
         self.delivered = 0
         self.bytes = 0
@@ -175,6 +177,7 @@ class Network:
         if now < wire.troubled_until + DAYLIGHT_S or wire.closed:
             return False
         wire.troubled_until = now + seconds
+        self.troubled_until = max(self.troubled_until, wire.troubled_until)
         return True
 
     def darken_one_way(self, wire: Wire, seconds: float) -> None:

@@ -147,7 +147,7 @@ STORIES: dict[str, Plan] = {
             cuts=5,
             cancels=0.2,
         ),
-        Plan("deep queue", jobs=400, slots=1, payload_memory_bytes=2_000, cancels=0.2, agent_kills=2, joint_crashes=2),
+        Plan("deep queue", jobs=400, slots=1, payload_memory_bytes=300, cancels=0.2, agent_kills=2, joint_crashes=2),
         Plan("full queue", jobs=400, max_jobs=25, impatient=0.3, cuts=8, loss=0.005, coordinator_restarts=3, large=0.3),
         Plan("full memory", jobs=400, durable=0.5, payload_memory_bytes=1_500, impatient=0.2, cuts=4),
         Plan("coordinator restart", jobs=300, coordinator_restarts=3, loss=0.002),
@@ -202,6 +202,12 @@ STORIES: dict[str, Plan] = {
 }
 
 
+LATE_HOMES = Plan(
+    "late homes", span_s=60.0, jobs=60, nodes=4, slots=2, long=0.3, endless=0.4, late_homes=12, cancels=0.0
+)
+"""What has the rarest moves of all, which no other plan here meets by chance."""
+
+
 def drawn(seed: int) -> Plan:
     """A plan for this seed: each kind of trouble is absent in half of them, and else has a strength of its own."""
     chance = random.Random(f"plan {seed}")
@@ -209,6 +215,18 @@ def drawn(seed: int) -> Plan:
     def maybe(most: float) -> float:
         return 0.0 if chance.random() < 0.5 else most * 10 ** -chance.uniform(0, 1.5)
 
+    if seed % 6 == 5:
+        return replace(
+            LATE_HOMES,
+            name=f"seed {seed}",
+            slow=maybe(0.1),
+            loss=maybe(0.02),
+            reorder=maybe(0.02),
+            worker_crash=maybe(0.1),
+            large=maybe(0.5),
+            once=chance.choice((0.0, 0.3)),
+            clock_jumps=maybe(12),
+        )
     plan = Plan(
         f"seed {seed}",
         span_s=chance.uniform(3, 20),
@@ -263,7 +281,7 @@ def drawn(seed: int) -> Plan:
         once=chance.choice((0.0, 0.3, 1.0)),
         impatient=chance.choice((0.0, 0.2)),
         max_jobs=chance.choice((15, 2_000_000, 2_000_000)),
-        payload_memory_bytes=chance.choice((1_500, 1 << 30, 1 << 30)),
+        payload_memory_bytes=chance.choice((300, 1 << 30, 1 << 30)),
         scarce=chance.choice((0.0, 0.0, 0.3)),
         scarce_s=chance.uniform(0, 15),
         reorder=maybe(0.1),

@@ -32,7 +32,8 @@ from scheduler.roster import Node
 from scheduler.store import SessionRow
 from scheduler.waiting import WaitingJobs
 from tests.simulation import machines, pool
-from tests.simulation.__main__ import main, replay_command
+from tests.simulation.__main__ import ENOUGH_SEEDS, main, replay_command, sums
+from tests.simulation.exercised import ATTEMPT_MOVES, FAULTS, JOB_MOVES, missing
 from tests.simulation.machines import CoordinatorMachine
 from tests.simulation.plans import STORIES, Plan, drawn
 from tests.simulation.world import Report, simulate
@@ -62,6 +63,21 @@ def test_seed(seed: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
+def test_a_long_run_exercises_every_fault_and_every_move() -> None:
+    reports = [simulate(seed, drawn(seed)) for seed in range(ENOUGH_SEEDS)]
+    assert missing(*(sums(reports, name) for name in ("faults", "job_moves", "attempt_moves"))) == []
+
+
+def test_what_was_never_exercised_is_named() -> None:
+    assert missing(FAULTS, JOB_MOVES, ATTEMPT_MOVES) == []
+    assert missing(FAULTS[1:], JOB_MOVES, ATTEMPT_MOVES[1:]) == [
+        f"fault: {FAULTS[0]}",
+        f"move of an attempt: {ATTEMPT_MOVES[0]}",
+    ]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("first", range(SEEDS, SEEDS + LONG_SEEDS, 100))
 def test_many_seeds(first: int) -> None:
     for seed in range(first, first + 100):
@@ -84,6 +100,15 @@ def test_where_nothing_fails_nothing_happens_twice() -> None:
     assert report.excess == report.discarded == report.outcomes["lost"] == 0
     assert report.hellos == plan.nodes + plan.clients, "every session has one link, for ever"
     assert report.executions + report.outcomes["cancelled"] == report.commits == plan.jobs
+
+
+def test_a_wall_clock_that_is_set_changes_nothing() -> None:
+    plan = replace(STORIES["quiet"], clock_jumps=30)
+    report = simulate(1, plan)
+    keeps_its_promises(report)
+    assert report.faults["wall clocks set back"] and report.faults["wall clocks set forward"]
+    assert report.excess == report.discarded == report.outcomes["lost"] == 0
+    assert report.hellos == plan.nodes + plan.clients
 
 
 def test_of_two_that_claim_a_name_one_is_refused_and_the_other_works_on() -> None:
@@ -190,12 +215,22 @@ def struck_commits(seed: int) -> Plan:
     return replace(STORIES["slow commits"], commit_crashes=8)
 
 
+def out_of_order(seed: int) -> Plan:
+    return STORIES["out of order"]
+
+
 def late_results(seed: int) -> Plan:
     return replace(STORIES["black holes"], span_s=40.0, jobs=100, black_holes=30, long=0.4, worker_crash=0.1)
 
 
 def at_most_once(seed: int) -> Plan:
-    return replace(STORIES["at most once"], agent_pauses=12, black_holes=10)
+    """Nodes are given up while workers will not start."""
+    story = replace(STORIES["at most once"], span_s=40.0, coordinator_restarts=1, commit_crashes=0)
+    return replace(story, black_holes=20, agent_pauses=20, start_failure=0.7, worker_crash=0.1)
+
+
+def doubtful_restarts(seed: int) -> Plan:
+    return replace(STORIES["at most once"], joint_crashes=6, long=0.3)
 
 
 def poison(seed: int) -> Plan:
@@ -565,15 +600,16 @@ def clients_are_told_before_it_is_on_disk(patch: pytest.MonkeyPatch) -> None:
 
 @sabotage(at_most_once)
 def a_node_counts_its_lease_from_beats_that_nobody_has_acknowledged(patch: pytest.MonkeyPatch) -> None:
-    due = Dialer.due
+    due, greet = Dialer.due, Dialer.greet
 
-    def beats(self: Dialer, now: float, *about: Any) -> list[Send]:
-        out = due(self, now, *about)
-        if any(type(send.message) is Heartbeat for send in out):
+    def counts(self: Dialer, out: list[Send], now: float) -> list[Send]:
+        if any(type(send.message) in (Heartbeat, NodeHello) for send in out):
             self.leased_from = now
         return out
 
-    patch.setattr(Dialer, "due", beats)
+    patch.setattr(Dialer, "due", lambda self, now, *about: counts(self, due(self, now, *about), now))
+    patch.setattr(Dialer, "greet", lambda self, now: counts(self, greet(self, now), now))
+    patch.setattr(Agent, "_still_ours", lambda self, attempt: True)
 
 
 @sabotage(at_most_once)
@@ -590,7 +626,7 @@ def what_may_have_started_and_must_not_twice_is_queued_again(patch: pytest.Monke
     patch.setattr(retries, "after_lost_node", again)
 
 
-@sabotage(at_most_once)
+@sabotage(doubtful_restarts)
 def what_may_have_started_is_queued_again_after_a_restart(patch: pytest.MonkeyPatch) -> None:
     rest = Adrift.rest
 
@@ -606,7 +642,7 @@ def nodes_are_not_reconciled(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Coordinator, "_reconcile", lambda self, node, tokens: None)
 
 
-@sabotage()
+@sabotage(out_of_order)
 def link_takes_what_comes_late_or_twice(patch: pytest.MonkeyPatch) -> None:
     take = Link.take
 

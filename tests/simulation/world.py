@@ -339,8 +339,8 @@ class World:
             self.network.freeze(connection, 10 ** self._weather.uniform(-1, 1))
 
     def _dialler(self) -> NodeMachine | ClientMachine:
-        diallers: list[NodeMachine | ClientMachine] = [*self.nodes, *self.clients, *self.clones]
-        return self._weather.choice(diallers)
+        machines: list[NodeMachine | ClientMachine] = [*self.nodes, *self.clients, *self.clones]
+        return self._weather.choice(machines)
 
     def _darken_one_way(self) -> None:
         machine = self._dialler()
@@ -444,7 +444,7 @@ class World:
                 report.endless = True
                 raise Broken("more happens than can be meant")
         report.settle_s = clock.now - span_s
-        end = clock.now + REST_S + (2 * self.plan.session_s if self._gone else 0)
+        end = max(clock.now, self.network.troubled_until) + REST_S + (2 * self.plan.session_s if self._gone else 0)
         while words := leaks(self):
             if clock.now > end:
                 raise Broken("something is left over when all is done: " + "; ".join(words))
