@@ -219,7 +219,7 @@ class Host:
         self._awake_at = now.mono
         skew = now.wall - now.mono
         if abs(skew - self._skew) >= JUMP_S:
-            events.append(WallClockJumped(skew - self._skew))
+            events.insert(0, WallClockJumped(skew - self._skew))  # what came meanwhile is stamped with the new time
             self._skew = skew
         if late >= STALL_S:
             events.insert(0, Stalled(late))

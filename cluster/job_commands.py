@@ -15,6 +15,7 @@ from click.termui import confirm
 
 from cluster import job_pictures, terminal
 from cluster.commands import F, Failure, client_of, connection_option, json_option
+from cluster.jobs import LONGEST_S
 
 if TYPE_CHECKING:
     from cluster.client import Client
@@ -34,7 +35,10 @@ class Age(click.ParamType[timedelta]):
             return value
         if found is None:
             self.fail(f"{value!r} is no duration; write 90s, 15min, 2h, 3d or 1w", param, ctx)
-        return timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
+        seconds = float(found[1]) * _UNITS[found[2] or "s"]
+        if seconds > LONGEST_S:
+            self.fail(f"{value!r} is more than ten years; write 90s, 15min, 2h, 3d or 1w", param, ctx)
+        return timedelta(seconds=seconds)
 
 
 STATES = (
@@ -130,7 +134,7 @@ def explain(connection: str | None, as_json: bool, id: str) -> None:
     """Say why a job does not run, one line for each thing that stands in its way."""
     with client_of(connection) as client:
         why = client.explain(id)
-    click.echo(json.dumps({"why": why}) if as_json else "\n".join(why))
+    click.echo(json.dumps({"why": why}) if as_json else "\n".join(map(job_pictures.plain, why)))
 
 
 def _act(

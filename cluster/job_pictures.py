@@ -28,6 +28,15 @@ STATE_STYLES = {
 }
 
 
+def plain(text: str) -> str:
+    """What users and their jobs have written, fit for one line of a terminal, which it cannot move."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _said(text: str, style: str = "") -> Text:
+    return Text(plain(text), style=style)
+
+
 def _state(job: Mapping[str, Any]) -> Text:
     text = Text(str(job["state"]), style=STATE_STYLES.get(job["state"], ""))
     return text.append(" dead", style="bold red") if job["dead"] else text
@@ -55,13 +64,13 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]], now: float, limit: int) -> Ren
         table.add_row(
             Text(job["id"]),
             _state(job),
-            Text(job["function"]),
-            Text(job["arguments"], style="dim"),
-            Text(job["queue"]),
-            Text(job["node"] or "-"),
+            _said(job["function"]),
+            _said(job["arguments"], style="dim"),
+            _said(job["queue"]),
+            _said(job["node"] or "-"),
             str(job["attempt"]),
             _ago(job["ended"] or job["accepted"], now),
-            Text(job["error"], style="red" if job["ended"] else "yellow"),
+            _said(job["error"], style="red" if job["ended"] else "yellow"),
         )
     if len(jobs) < limit:
         return table
@@ -79,23 +88,23 @@ def job_panel(job: Mapping[str, Any], why: Sequence[str], now: float) -> Rendera
     head.add_column(overflow="fold")
     head.add_row("state", _state(job))
     for line in why:
-        head.add_row("", Text(line))
+        head.add_row("", _said(line))
     how = "by value" if job["by_value"] else "by name"
-    head.add_row("calls", Text(f"{job['function']}({job['arguments']})").append(f"  {how}", style="dim"))
-    head.add_row("queue", Text(job["queue"]))
+    head.add_row("calls", _said(f"{job['function']}({job['arguments']})").append(f"  {how}", style="dim"))
+    head.add_row("queue", _said(job["queue"]))
     for name in ("tags", "after"):
         if job[name]:
-            head.add_row(name, Text(", ".join(job[name])))
+            head.add_row(name, _said(", ".join(job[name])))
     for name, title in (("key", "key"), ("retry_of", "repeats")):
         if job[name]:
-            head.add_row(title, Text(job[name]))
-    head.add_row("handed in", Text(f"{_moment(job['accepted'])} by {job['owner']}, namespace {job['namespace']}"))
+            head.add_row(title, _said(job[name]))
+    head.add_row("handed in", _said(f"{_moment(job['accepted'])} by {job['owner']}, namespace {job['namespace']}"))
     if job["due"] and job["due"] > now:
         head.add_row("due", Text(f"{_moment(job['due'])}, in {seconds(job['due'] - now)}"))
     if job["ended"]:
         head.add_row("ended", Text(f"{_moment(job['ended'])}, {seconds(job['ended'] - job['accepted'])} later"))
     if job["error"]:
-        head.add_row("error", Text(job["error"], style="red"))
+        head.add_row("error", _said(job["error"], style="red"))
     parts: list[RenderableType] = [head]
     if job["attempts"]:
         table = Table(box=None, header_style="dim", pad_edge=False)
@@ -109,9 +118,9 @@ def job_panel(job: Mapping[str, Any], why: Sequence[str], now: float) -> Rendera
                 str(tried["number"]),
                 seconds(tried["run_s"]) if tried["run_s"] else "-",
                 str(tried["worker"] or "-"),
-                Text(tried["node"]),
+                _said(tried["node"]),
                 _moment(tried["ended"]),
-                Text(tried["error"], style="red") if tried["error"] else Text("succeeded", style="green"),
+                _said(tried["error"], style="red") if tried["error"] else Text("succeeded", style="green"),
             )
         parts += [Text(), table]
     return Panel(Group(*parts), title=f"job {job['id']}", title_align="left", border_style="blue", expand=False)
@@ -128,7 +137,7 @@ def queues_table(queues: Sequence[Mapping[str, Any]]) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     for q in queues:
         table.add_row(
-            Text(q["name"]),
+            _said(q["name"]),
             Text("paused", style="yellow") if q["paused"] else Text("open", style="green"),
             str(q["weight"]),
             f"{q['jobs']:,}",

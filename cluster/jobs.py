@@ -62,6 +62,8 @@ MOST_RETRIES = 100
 """Largest budget that a job may have for any one cause."""
 LONGEST_S = 10 * 366 * 86_400.0
 """Longest time a rule may name."""
+LATEST = 1e11
+"""Last moment one may name, in seconds since the epoch."""
 MOST_PRIORITY = 10
 WORD_CHARS = 200
 """Bound of a queue's, tag's, tenant's, key's or exception's name,"""
@@ -238,7 +240,7 @@ class About:
 
 
 def _moment(v: Any) -> bool:
-    return type(v) in (int, float) and 0 <= v <= 1e11
+    return type(v) in (int, float) and 0 <= v <= LATEST
 
 
 _ABOUT = {part.name: part for part in fields(About)}

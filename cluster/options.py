@@ -19,6 +19,7 @@ from cluster.ids import parse_job
 from cluster.jobs import (
     AS_USUAL,
     FINGERPRINT_BYTES,
+    LATEST,
     LONGEST_S,
     MOST_PARENTS,
     MOST_PRIORITY,
@@ -116,7 +117,7 @@ class Options:
     fingerprint: str | bytes | None = None
     """What two submissions under one key must have in common, instead of the name of their function."""
     key_ttl_s: float | timedelta = AS_USUAL.key_ttl_s
-    """How long the key is taken after its job has ended."""
+    """How long the key is taken after its job has ended (not at all if that is not durable)."""
     after: Iterable[HasJobId | str] = ()
     """Futures or ids of jobs that must have succeeded before it may run."""
     after_failure: AfterFailure = "fail"
@@ -201,6 +202,8 @@ class Options:
             raise TypeError(f"at is a datetime with a time zone, not {type(self.at).__name__}")
         if self.at.utcoffset() is None:
             raise ValueError("at needs a time zone, such as datetime.now(timezone.utc) has; or use delay_s")
+        if not 0 <= self.at.timestamp() <= LATEST:
+            raise ValueError(f"at is a moment between 1970 and 5138, not in {self.at.year}")
         if self.delay_s:
             raise ValueError("at and delay_s say the same thing twice: give one of them")
 

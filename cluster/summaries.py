@@ -10,6 +10,7 @@ import functools
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from types import NoneType
 from typing import Any
 
@@ -23,7 +24,40 @@ _LARGE = 1_000
 
 _SIMPLE = frozenset((float, bool, NoneType, complex))
 
-_brief = reprlib.Repr()
+_NAMED = re.compile(r"\b(\w+)=('[^']*'?|\"[^\"]*\"?|[^,)\s]+)")
+"""A field as a dataclass, or what is written like one, shows it."""
+
+
+class _Brief(reprlib.Repr):
+    """Hides secrets however deep they are, and neither sorts nor goes through what is large."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        return self.repr_dict(x, level) if isinstance(x, dict) else super().repr1(x, level)
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        if not x or level <= 0:
+            return "{...}" if x else "{}"
+        parts = []
+        for key, value in islice(x.items(), self.maxdict):
+            hidden = type(key) is str and is_secret(key)
+            parts.append(f"{self.repr1(key, level - 1)}: {repr(_HIDDEN) if hidden else self.repr1(value, level - 1)}")
+        return f"{{{', '.join([*parts, *(['...'] if len(x) > self.maxdict else [])])}}}"
+
+    def repr_set(self, x: set[Any], level: int) -> str:
+        return f"set of {len(x)}" if len(x) > _LARGE else super().repr_set(x, level)
+
+    def repr_frozenset(self, x: frozenset[Any], level: int) -> str:
+        return f"frozenset of {len(x)}" if len(x) > _LARGE else super().repr_frozenset(x, level)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return _NAMED.sub(_hide_named, super().repr_instance(x, level))
+
+
+def _hide_named(found: re.Match[str]) -> str:
+    return f"{found[1]}={_HIDDEN}" if is_secret(found[1]) else found[0]
+
+
+_brief = _Brief()
 _brief.maxlevel = 3
 _brief.maxstring = _brief.maxother = _brief.maxlong = 60
 _brief.maxlist = _brief.maxtuple = _brief.maxdict = _brief.maxset = _brief.maxfrozenset = 5
@@ -54,9 +88,14 @@ def summary(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
         part = f"{name}={_HIDDEN if is_secret(name) else brief(value)}"
         parts.append(part)
         left -= len(part) + 2
-    if left > 0 and len(parts) == len(args) + len(kwargs):
-        return ", ".join(parts)
-    return ", ".join(parts)[: SUMMARY_CHARS - 3] + "..."
+    text = _printable(", ".join(parts))
+    if len(parts) == len(args) + len(kwargs) and len(text) <= SUMMARY_CHARS:
+        return text
+    return text[: SUMMARY_CHARS - 3] + "..."
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def brief(value: Any) -> str:
@@ -71,14 +110,11 @@ def brief(value: Any) -> str:
             return repr(value) if len(value) <= 60 else f"{value[:50]!r}... ({len(value)} characters)"
         if kind in (bytes, bytearray, memoryview):
             return f"{kind.__name__} of {len(value)}"
-        if kind is dict:
-            value = {k: _HIDDEN if type(k) is str and is_secret(k) else v for k, v in list(value.items())[:6]}
         shape = getattr(value, "shape", None)
         if isinstance(shape, tuple):
             return f"{kind.__name__}{shape}"
-        if kind not in (list, tuple, dict, set, frozenset) and hasattr(kind, "__len__") and len(value) > _LARGE:
+        if kind not in (list, tuple, dict) and hasattr(kind, "__len__") and len(value) > _LARGE:
             return f"{kind.__name__} of {len(value)}"
-        text = _brief.repr(value)
-        return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+        return _printable(_brief.repr(value))
     except Exception:  # a user's __repr__ may do anything
         return f"<{kind.__name__}>"

@@ -93,7 +93,7 @@ from scheduler.payloads import AHEAD, Payloads
 from scheduler.peers import Peer
 from scheduler.placement import Chance, prefill
 from scheduler.queues import Queue, Queues, Settings
-from scheduler.ready_queue import ReadyQueue
+from scheduler.ready_queue import ReadyQueue, Waiters
 from scheduler.rooms import Rooms
 from scheduler.roster import Node, Roster
 from scheduler.store import Arguments, KeyRow, OutcomeRow, Recovered, UnfinishedRow
@@ -146,6 +146,8 @@ class Coordinator:
         """Jobs that have ended, and for whose end something shall be run."""
         self._parents_ended: deque[tuple[bytes, bool, str]] = deque()
         """Jobs others waited for: id, whether it succeeded, and what became of it in words."""
+        self._looked_for: list[Wanted] = []
+        """Jobs that are not in memory, where there is no store that could know them."""
         self._ready = ReadyQueue()
         self._clients = Clients()
         self._roster = Roster()
@@ -221,7 +223,7 @@ class Coordinator:
                 case Stalled():
                     self._stalled(event.seconds)
                 case WallClockJumped():
-                    self._fact("clock_jumped", seconds=event.seconds)
+                    self._clock_set(event.seconds)
                 case Drained():
                     drained = True
         for reason, n in garbled.items():
@@ -233,12 +235,13 @@ class Coordinator:
         self._let_go_on()
         if drained and now.mono >= self._judge_at:
             self._judge()
+        self._follow()
         self._fire_hooks()
         self._inquire()
         self._tell_events()
         self._settle()
         self._tell_finished()
-        self._turn.writes += self._journal.take()
+        self._turn.writes += self._journal.take(self._wall)
         return self._turn
 
     def deadline(self) -> float | None:
@@ -606,7 +609,7 @@ class Coordinator:
             node.queues = queues
             self._roster.add(node)
         for row in unfinished:
-            record = records[row.spec]
+            record = self._functions.linked(records[row.spec])
             client = self._clients.get(session_of(row.id)) or self._absent(session_of(row.id))
             large = (row.sha, row.size) if row.sha else None
             payload = row.payload or b""
@@ -641,6 +644,8 @@ class Coordinator:
             self._prune_at = self._now + PRUNE_EVERY_S
         for peer in (*self._clients, *self._roster):
             peer.heard_at = self._now
+        if self._wall < self._journal.last_at:
+            self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
         early = [job for job in self._adrift if job.due > self._wall]  # nobody can hold those
         for job in early:
             self._adrift.found(job)
@@ -746,7 +751,7 @@ class Coordinator:
         if wanted and self._journal.open:
             self._turn.after_commit.append(ReadOutcomes(wanted, self._wall))
         else:
-            self._outcomes_read(OutcomesRead([(w, None, b"") for w in wanted]))
+            self._looked_for += wanted
 
     def _outcomes_read(self, event: OutcomesRead) -> None:
         for wanted, row, alias in event.found:
@@ -904,10 +909,13 @@ class Coordinator:
                 return True
             return False
         if kept.fingerprint != keys.fingerprint(spec, about):
-            why = f"the key {about.key!r} belongs to job {format_job(kept.job)}, which asks for something else"
+            why = (
+                f"the key {about.key!r} belongs to job {format_job(kept.job)}, which is not the same or not as durable"
+            )
             refused.append(self._refuse_job(client, counter, why, "KeyConflict"))
             return True
-        self._aliased.append((job_id(client.session, counter), kept.job))
+        if spec.durable:
+            self._aliased.append((job_id(client.session, counter), kept.job))
         if not self._attach(client, counter, kept.job):
             self._look_up([Wanted(kept.job, client.session, counter)])
         return True
@@ -951,8 +959,6 @@ class Coordinator:
                 spec = record.spec
                 if spec.rules.at_most_once and not (spec.durable and self._journal.open):
                     raise BadSpec("what must not start twice (at most once) must be durable")
-                if self._queues.full and self._queues.get(spec.rules.queue) is None:
-                    raise BadSpec(f"{len(self._queues)} queues are the limit, and {spec.rules.queue!r} is another")
                 if spec.namespace != client.namespace:
                     raise BadSpec(f"its namespace {spec.namespace!r} is not the session's ({client.namespace!r})")
                 if spec.by_value and not record.code:
@@ -992,7 +998,7 @@ class Coordinator:
         def may_go(queue: Queue, line: Line) -> bool:
             return queue.room != 0 and (queue.name, line) not in shut
 
-        absent: dict[int, deque[Job]] = {}
+        absent: dict[int, Waiters] = {}
         room: Rooms | None = None
         time, once = None, False
         turn = ready.turn(may_go)
@@ -1042,18 +1048,19 @@ class Coordinator:
         }
         return Rooms(demand, [n for n in nodes if n.outstanding < most[id(n)]], most)
 
-    def _read_ahead(self, line: deque[Job]) -> None:
+    def _read_ahead(self, line: Waiters) -> None:
         """Have payloads at hand a little before their turn."""
-        for place in (0, AHEAD // 2):
-            if place < len(line) and line[place].absent:
-                ranks = self._payloads.wanted(self._ready.next(line, AHEAD))
-                if ranks:
-                    self._turn.after_commit.append(ReadPayloads(ranks))
-                return
+        some = self._ready.next(line, AHEAD)
+        if any(job.absent for job in some[:: AHEAD // 2]):
+            ranks = self._payloads.wanted(some)
+            if ranks:
+                self._turn.after_commit.append(ReadPayloads(ranks))
 
     def _lease(self, job: Job, node: Node) -> None:
         move(job, Cause.PLACED)
         job.attempt += 1
+        if job.story:  # an earlier attempt may have come home, and is the present one then
+            job.attempt = max(job.attempt, 1 + max(tried.number for tried in job.story))
         job.token = self._token
         self._token += 1
         job.node = node
@@ -1199,7 +1206,7 @@ class Coordinator:
             self._over(job)
         name = "" if node is None else node.name
         if ran is not None and (job.story or record.hooks):
-            job.story = [*job.story, retries.Tried(job.attempt, name, "", self._wall, *ran)]
+            retries.remember(job, name, "", self._wall, *ran)
         if record.hooks:
             self._ended_with_hooks.append((job, outcome, payload, dead))
         if len(self._dependencies):
@@ -1235,8 +1242,8 @@ class Coordinator:
         if about.after:
             self._dependencies.forget(job)
         if about.key:
-            rules = job.record.spec.rules
-            row = self._keys.ended(job.record.spec.namespace, about.key, job.id, self._wall + rules.key_ttl_s)
+            lasts = job.record.spec.rules.key_ttl_s if self._journal.keeps(job) else 0.0
+            row = self._keys.ended(job.record.spec.namespace, about.key, job.id, self._wall + lasts)
             if row is not None:
                 self._journal.key(row, job)
                 self._timers.at(row.until, Kind.KEY, (row.namespace, row.key))
@@ -1283,8 +1290,7 @@ class Coordinator:
         for job in jobs:
             job.since = max(job.due, job.at)
         self._ready.push_back(jobs)
-        for demand in {j.record.line.demand for j in jobs} if len(self._waiting) else ():
-            self._waiting.requeued(demand)
+        self._tell_again(jobs)
         for job in wished:
             self._cancel_ready(job)
         for job in late:
@@ -1299,6 +1305,33 @@ class Coordinator:
             self._timers.at(job.expires, Kind.EXPIRES, job)
         if job.due > self._wall:
             self._timers.at(job.due, Kind.DUE, job)
+
+    def _clock_set(self, seconds: float) -> None:
+        """The wall clock was set: pauses and times to begin are durations, and end when they would have ended. What
+        was due stays due."""
+        self._fact("clock_jumped", seconds=seconds)
+        self._keys.clock_set(seconds)
+        then = self._wall - seconds
+        for client in self._clients:
+            for job in client.jobs.values():
+                if self._wall < job.due <= then:
+                    job.due = self._wall
+                    self._journal.standing(job)
+
+        def moved(moment: float, kind: Kind, what: Any) -> float:
+            if kind is Kind.EXPIRES and moment == what.expires:
+                what.expires += seconds
+            elif kind is Kind.DUE and moment <= then:
+                return min(moment, self._wall)
+            elif kind is Kind.DUE and moment == what.due and (what.story or not what.about.at):
+                what.due += seconds
+                if what.state is State.SCHEDULED:
+                    self._journal.standing(what)
+            elif kind is not Kind.KEY:
+                return moment
+            return moment + seconds
+
+        self._timers.move(moved)
 
     def _ring(self) -> None:
         """What the clock says is due."""
@@ -1320,11 +1353,17 @@ class Coordinator:
                 self._retract(what.node, [what])
         self._make_ready(back)
 
+    def _tell_again(self, jobs: list[Job]) -> None:
+        """Of whoever waits with these for what no node has, some have not been told."""
+        for demand in {j.record.line.demand for j in jobs} if len(self._waiting) else ():
+            self._waiting.requeued(demand)
+
     def _make_ready(self, jobs: list[Job]) -> None:
         for job in jobs:
             job.since = max(job.due, job.at)
         if jobs:
             self._ready.push_back(jobs)
+            self._tell_again(jobs)
 
     def _late(self, job: Job) -> bool:
         """Its time to begin is over, and it has not begun."""
@@ -1395,7 +1434,10 @@ class Coordinator:
             self._fact("jobs_accepted", len(made), session=house.session.hex())
 
     def _follow(self) -> None:
-        """Tell those who waited for jobs that have ended; ends may follow from ends."""
+        """Tell those who waited for jobs that have ended, or that nobody knows; ends may follow from ends."""
+        if self._looked_for:
+            wanted, self._looked_for = self._looked_for, []
+            self._outcomes_read(OutcomesRead([(w, None, b"") for w in wanted]))
         while self._parents_ended:
             parent, well, word = self._parents_ended.popleft()
             for child in self._dependencies.ended(parent):
@@ -1631,9 +1673,8 @@ class Coordinator:
             self._client_left(client, f"more than {self._limits.max_owed_bytes} bytes of results wait (max_owed_bytes)")
 
     def _relieve(self) -> None:
-        """Ask back what lies ready on a stuck node, where an idle one could run it."""
-        if self._ready:
-            return
+        """Ask back what lies ready on a stuck node, where an idle one could run it. What is ready here cannot: it would
+        have been placed."""
         idle = [n for n in self._roster if n.placeable and n.outstanding < n.slots]
         if not idle:
             return
@@ -1644,9 +1685,7 @@ class Coordinator:
                 continue
             room = sum(n.slots - n.outstanding for n in idle)
             asked = sum(1 for j in node.leases if j.retracting)
-            movable = [
-                j for j in node.leases.newest_unstarted() if any(n.satisfies(j.record.line.demand) for n in idle)
-            ]
+            movable = [j for j in node.leases.newest_unstarted() if any(_could_run(n, j.record) for n in idle)]
             self._retract(node, movable[: max(0, min(surplus, room) - asked)])
 
     # ------------------------------------------------------------------------------- ending a turn
@@ -1747,6 +1786,7 @@ class Coordinator:
                 self._cancel_jobs(mine)
                 self._send(client, Answer(ask, "", {"found": len(mine), "cancelled": before - self._admission.jobs}))
             case "retry" | "drop":
+                inquiries.check_corrected(about)
                 self._turn.after_commit.append(
                     ReadArguments((client.session, ask, topic, about), inquiries.jobs_of(about))
                 )
@@ -1809,6 +1849,10 @@ class Coordinator:
             queue.settings = settings
             self._journal.setting(QUEUE_SETTING + name, settings.pack() if settings != Settings() else None)
             self._fact("queue_set", queue=name, owner=client.identity.owner, what=settings.words)
+            if settings.paused:  # what lies ready on nodes has not started either
+                for node in self._roster:
+                    some = [j for j in node.leases if j.state is State.LEASED and j.record.queue is queue]
+                    self._retract(node, some)
         return answers.queue(queue, self._ready_in(queue))
 
     def _find(self, client: Client, ask: int, about: dict[str, Any]) -> None:
@@ -1871,8 +1915,7 @@ class Coordinator:
         self._active[id(client)] = client
         rows = {}
         for found in event.found.values():
-            spec = None if found is None else self._functions.spec(found[0].spec)
-            if found is not None and _may_see(client, spec.namespace if spec else ""):
+            if found is not None and _may_see(client, self._namespace_of(found[0])):
                 rows[found[0].id] = found
         if topic in ("job", "explain"):
             jid = next(iter(event.found))
@@ -1891,7 +1934,18 @@ class Coordinator:
         elif topic == "drop":
             self._turn.after_commit.append(DropArguments((session, ask), list(rows)))
         else:
-            self._send(client, Answer(ask, "", self._run_again(client, rows, about)))
+            done = self._run_again(client, rows, about)
+            for jid, found in event.found.items():
+                if found is None or found[0].id not in rows:
+                    there = self._unfinished(event.aliases.get(jid, jid))
+                    seen = there is not None and _may_see(client, there.record.spec.namespace)
+                    done["refused"][format_job(jid)] = "it has not ended" if seen else "no such job is known"
+            self._send(client, Answer(ask, "", done))
+
+    def _namespace_of(self, row: OutcomeRow) -> str:
+        """Of a job that was refused: that of its session."""
+        spec, kept = self._functions.spec(row.spec), self._journal.session(session_of(row.id))
+        return spec.namespace if spec is not None else kept.namespace if kept is not None else ""
 
     def _arguments_dropped(self, event: ArgumentsDropped) -> None:
         session, ask = event.ask
@@ -1934,6 +1988,7 @@ class Coordinator:
             made[format_job(jid)] = format_job(job.id)
         if accepted:
             self._journal.accepted(agent, accepted)
+            self._journal.repeated(job.about.retry_of for job in accepted)
             self._fact("jobs_accepted", len(accepted), session=agent.session.hex())
         return {"made": made, "refused": refused}
 
@@ -2010,6 +2065,11 @@ ADRIFT = ""
 def _may_see(client: Client, namespace: str) -> bool:
     """Whether the outcomes of jobs there are any of its business."""
     return client.identity.role == "owner" or client.namespace == namespace
+
+
+def _could_run(node: Node, record: Record) -> bool:
+    """Whether an idle node may be given a job of it."""
+    return node.satisfies(record.line.demand) and record.queue.room_on(node.name) != 0
 
 
 def _unknown(wanted: Wanted, expired: bool) -> Owed:

@@ -62,7 +62,8 @@ def _scheduled(job: Job, parents: Sequence[bytes], wall: float) -> list[str]:
     if parents:
         some = ", ".join(map(format_job, parents[:SHOWN]))
         more = f" and {len(parents) - SHOWN} more" if len(parents) > SHOWN else ""
-        out.append(f"it runs after {len(parents)} job{'s' * (len(parents) > 1)} that have not ended: {some}{more}")
+        which = "1 job that has" if len(parents) == 1 else f"{len(parents)} jobs that have"
+        out.append(f"it runs after {which} not ended: {some}{more}")
     return out or ["it is due"]
 
 

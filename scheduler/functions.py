@@ -100,6 +100,13 @@ class Functions:
 
     def intern(self, raw: bytes, owner: str) -> Record:
         """The record of a client's spec. Raises ``BadSpec``."""
+        record = self._records.get((owner, raw))
+        queue = (Spec.decode(raw) if record is None else record.spec).rules.queue
+        if self._queues.full and self._queues.get(queue) is None:
+            raise BadSpec(f"{len(self._queues)} queues are the limit, and {queue!r} is another")
+        return self._interned(raw, owner)
+
+    def _interned(self, raw: bytes, owner: str) -> Record:
         key = (owner, raw)
         record = self._records.get(key)
         if record is None:
@@ -113,8 +120,12 @@ class Functions:
             record.hooks = bool(rules.on_success or rules.on_failure or rules.on_dead)
             record.once, record.fair_key = rules.at_most_once, rules.fair_key
             self._records[key] = record
-        elif self._queues.get(record.queue.name) is not record.queue:
-            record.queue = self._queues.named(record.queue.name)  # it was forgotten while it was idle
+        return self.linked(record)
+
+    def linked(self, record: Record) -> Record:
+        """With the queue of today: its own may have been forgotten while it was idle."""
+        if self._queues.get(record.queue.name) is not record.queue:
+            record.queue = self._queues.named(record.queue.name)
         return record
 
     def __iter__(self) -> Iterator[Record]:
@@ -122,7 +133,7 @@ class Functions:
 
     def restore(self, number: int, raw: bytes, owner: str, code: bytes, holds_blob: bool) -> Record:
         """The record of a row that outlived us."""
-        record = self.intern(raw, owner)
+        record = self._interned(raw, owner)
         record.code, record.holds_blob = code, holds_blob
         self.number(record, number)
         self._spare_bytes += len(code)
@@ -142,7 +153,8 @@ class Functions:
         return spec
 
     def numbered(self, number: int) -> Record | None:
-        return self._by_number.get(number)
+        record = self._by_number.get(number)
+        return None if record is None else self.linked(record)
 
     def number(self, record: Record, number: int) -> None:
         """It has a row from now on."""

@@ -8,6 +8,7 @@ left to the next page, which goes on where this one ended.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,6 +123,12 @@ class Filter:
             and (not self.id or format_job(job.id).startswith(self.id))
         )
 
+    def meant(self, row: OutcomeRow) -> bool:
+        """What the search alone does not say."""
+        if self.dead and self.outcomes and not (row.dead or row.outcome in self.outcomes):
+            return False
+        return not self.id or format_job(row.id).startswith(self.id)
+
     def search(self, functions: Functions, namespace: str | None) -> Search:
         """The same, as the store is asked. ``namespace``: the only one that may be seen; None for all."""
         specs: frozenset[int] | None = None
@@ -134,10 +141,11 @@ class Filter:
                 and (not self.tag or self.tag in spec.rules.tags)
                 and (namespace is None or spec.namespace == namespace)
             )
+        either = bool(self.dead and self.outcomes)  # the store is asked for what has both: ``meant`` sorts it out
         return Search(
             specs=specs,
-            outcomes=self.outcomes or None,
-            dead=True if self.dead else None,
+            outcomes=None if either else self.outcomes or None,
+            dead=True if self.dead and not either else None,
             node=self.node,
             since=self.since,
             until=self.until,
@@ -198,7 +206,7 @@ class Inquiry:
         self.left -= SLICE
         self.before = before or -1
         for row in rows:
-            if not self.filter.id or format_job(row.id).startswith(self.filter.id):
+            if self.filter.meant(row):
                 self.rows.append(of_row(row, functions))
 
     @property
@@ -217,8 +225,13 @@ class Inquiry:
 
 def newest_first(clients: Iterable[Client], below: int) -> Iterator[Job]:
     """Unfinished jobs by rank, downwards, from under ``below`` (0: from the last)."""
-    merged = heapq.merge(*(reversed(list(c.jobs.values())) for c in clients if c.jobs), key=lambda j: -j.rank)
-    return (job for job in merged if not below or job.rank < below)
+    return heapq.merge(*(_downwards(list(c.jobs.values()), below) for c in clients if c.jobs), key=lambda j: -j.rank)
+
+
+def _downwards(jobs: list[Job], below: int) -> Iterator[Job]:
+    """Those of one client, which come by rank; a deep page passes over none of the earlier ones."""
+    end = bisect_left(jobs, below, key=lambda j: j.rank) if below else len(jobs)
+    return (jobs[place] for place in range(end - 1, -1, -1))
 
 
 def job_of(about: dict[str, Any]) -> bytes:
@@ -237,6 +250,13 @@ def jobs_of(about: dict[str, Any]) -> list[bytes]:
             raise BadQuestion("a job id is a text")
         out.append(parse_job(text))
     return list(dict.fromkeys(out))
+
+
+def check_corrected(about: dict[str, Any]) -> None:
+    """The spec and the code that shall be run instead, if any. Raises :class:`BadQuestion`."""
+    for name in ("spec", "code"):
+        if type(about.get(name, b"")) is not bytes:
+            raise BadQuestion(f"{name} is bytes")
 
 
 # ------------------------------------------------------------------------------------ jobs as plain values

@@ -9,7 +9,8 @@ that is not in memory any more is looked up here, so that a resend never makes a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -236,6 +237,9 @@ READERS: dict[type, Callable[[Store, Any], Any]] = {
 
 # ------------------------------------------------------------------------------------ the book
 
+CLOCK_SETTING = "clock"
+_CLOCK = struct.Struct("<d")
+
 
 class Journal:
     """``recovered`` is what the store holds at the start; None where there is no store."""
@@ -246,6 +250,9 @@ class Journal:
         self._changes = Changes()
         self._sessions = {row.session: row for row in recovered.sessions} if recovered else {}
         self._last_spec = recovered.last_spec if recovered else 0
+        clock = recovered.settings.get(CLOCK_SETTING) if recovered else None
+        self.last_at: float = _CLOCK.unpack(clock)[0] if clock else 0.0
+        """Where the wall clock stood when the last life wrote its last."""
 
     def session(self, session: bytes) -> SessionRow | None:
         """What is kept of a session, whether or not it is in memory."""
@@ -340,6 +347,11 @@ class Journal:
             self._changes.aliases.append(AliasRow(id, job, at))
             self._counter(client)
 
+    def repeated(self, jobs: Iterable[bytes]) -> None:
+        """These run again, as new jobs: nobody needs to look after them any more."""
+        if self.open:
+            self._changes.repeated += jobs
+
     def setting(self, name: str, value: bytes | None) -> None:
         if self.open:
             self._changes.settings[name] = value
@@ -364,10 +376,11 @@ class Journal:
             self._changes.forgotten_specs += functions.dropped_numbers
             functions.retired_numbers, functions.dropped_numbers = [], []
 
-    def take(self) -> list[Changes]:
-        """The rows of this turn."""
+    def take(self, wall: float) -> list[Changes]:
+        """The rows of this turn, and when it was by the clock that their moments mean."""
         if not self._changes:
             return []
+        self._changes.settings[CLOCK_SETTING] = _CLOCK.pack(wall)
         taken, self._changes = self._changes, Changes()
         return [taken]
 

@@ -1,8 +1,9 @@
 """Keys that say: this has been asked for already. Rules of this file: a pure book.
 
 A key is of a namespace. It belongs to the first job that came with it, as long as that is unfinished and a time of its
-choice after that. A later submission under it makes no job but is told what becomes of that one, if it asks for the
-same: the same function, or the same ``fingerprint`` where one is given. Else it is a conflict.
+choice after that (not after that if its job is not durable: nothing is left to be told). A later submission under it
+makes no job but is told what becomes of that one, if it asks for the same: the same function, or the same
+``fingerprint`` where one is given, as durable. Else it is a conflict.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Kept:
 def fingerprint(spec: Spec, about: About) -> bytes:
     """What two submissions under one key must have in common."""
     said = about.fingerprint or spec.name.encode() + b"\0"
-    return hashlib.sha256(said).digest()[:16]
+    return hashlib.sha256(said + (b"" if spec.durable else b"\0volatile")).digest()[:16]
 
 
 class Keys:
@@ -55,6 +56,12 @@ class Keys:
             return None
         kept.until = until
         return KeyRow(namespace, key, job, kept.fingerprint, until)
+
+    def clock_set(self, seconds: float) -> None:
+        """The wall clock was set by so much: how long a key is still taken is a duration."""
+        for kept in self._keys.values():
+            if kept.until:
+                kept.until += seconds
 
     def expired(self, namespace: str, key: str, wall: float) -> bool:
         """Forget it if its time is over."""

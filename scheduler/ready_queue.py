@@ -13,8 +13,10 @@ Jobs that demand the same of a node stand in one line, so that one which no node
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
 from itertools import islice
 
 from scheduler.functions import Demand, Line
@@ -28,11 +30,79 @@ PRIORITY_S = 30.0
 """Seconds of waiting that a step of priority is worth."""
 
 
+SORTED_IN = 200
+"""So many jobs that come back together are sorted in at once; fewer, one by one: what either takes is alike then."""
+
+
+class Waiters:
+    """The jobs of one line, by rank: those that came in their order, and those that came back, anywhere among them."""
+
+    __slots__ = ("_back", "_new")
+
+    def __init__(self) -> None:
+        self._new: deque[Job] = deque()
+        self._back: list[Job] = []
+        """The last one is the first of them, so that it goes in no time."""
+
+    def __len__(self) -> int:
+        """Entries, of which some may be of jobs that have ended; so it is with all that follows but ``head``."""
+        return len(self._new) + len(self._back)
+
+    def push(self, job: Job) -> None:
+        self._new.append(job)
+
+    def push_back(self, jobs: list[Job]) -> None:
+        if len(jobs) > SORTED_IN:
+            self._back += jobs
+            self._back.sort(key=_backwards)
+        else:
+            for job in jobs:
+                insort(self._back, job, key=_backwards)
+
+    def head(self) -> Job | None:
+        """The first one that is ready; those before it are forgotten."""
+        new, back = self._new, self._back
+        while new and new[0].state is not State.READY:
+            new.popleft()
+        while back and back[-1].state is not State.READY:
+            back.pop()
+        if back and (not new or back[-1].rank < new[0].rank):
+            return back[-1]
+        return new[0] if new else None
+
+    def pop(self) -> None:
+        """The head goes."""
+        new, back = self._new, self._back
+        if back and (not new or back[-1].rank < new[0].rank):
+            back.pop()
+        else:
+            new.popleft()
+
+    def __iter__(self) -> Iterator[Job]:
+        return merge(self._new, reversed(self._back), key=_rank) if self._back else iter(self._new)
+
+    def __reversed__(self) -> Iterator[Job]:
+        return merge(reversed(self._new), self._back, key=_backwards) if self._back else reversed(self._new)
+
+    def sweep(self) -> None:
+        """Forget those that have ended."""
+        self._new = deque(job for job in self._new if job.state is State.READY)
+        self._back = [job for job in self._back if job.state is State.READY]
+
+
+def _rank(job: Job) -> int:
+    return job.rank
+
+
+def _backwards(job: Job) -> int:
+    return -job.rank
+
+
 class _Tenant:
     __slots__ = ("lines", "passed")
 
     def __init__(self, passed: float) -> None:
-        self.lines: dict[Line, deque[Job]] = {}
+        self.lines: dict[Line, Waiters] = {}
         self.passed = passed
         """Turns it has had, as far as that matters."""
 
@@ -55,7 +125,7 @@ class Turn:
 
     __slots__ = ("job", "line", "shelf", "tenant")
 
-    def __init__(self, job: Job, shelf: _Shelf, tenant: _Tenant, line: deque[Job]) -> None:
+    def __init__(self, job: Job, shelf: _Shelf, tenant: _Tenant, line: Waiters) -> None:
         self.job = job
         self.shelf = shelf
         self.tenant = tenant
@@ -77,31 +147,32 @@ class ReadyQueue:
 
     def push(self, job: Job) -> None:
         """A new job, which is the youngest."""
-        self._line(job).append(job)
+        self._line(job).push(job)
         self._count += 1
 
     def push_back(self, jobs: Iterable[Job]) -> None:
-        """Jobs queued again: each at the place its rank gives it among the first."""
-        for job in sorted(jobs, key=lambda j: -j.rank):
+        """Jobs queued again: each at the place its rank gives it."""
+        lines: dict[int, tuple[Waiters, list[Job]]] = {}
+        for job in jobs:
             line = self._line(job)
-            later: list[Job] = []
-            while line and line[0].rank < job.rank:
-                later.append(line.popleft())
-            line.appendleft(job)
-            line.extendleft(reversed(later))
+            lines.setdefault(id(line), (line, []))[1].append(job)
             self._count += 1
+        for line, some in lines.values():
+            line.push_back(some)
 
-    def _line(self, job: Job) -> deque[Job]:
+    def _line(self, job: Job) -> Waiters:
         record = job.record
         shelf = self._shelves.get(record.queue.name)
         if shelf is None:
             shelf = self._shelves[record.queue.name] = _Shelf(record.queue, self._floor)
+        elif shelf.queue is not record.queue:
+            shelf.queue = record.queue  # forgotten while it was idle, and back before its shelf was tidied away
         tenant = shelf.tenants.get(record.fair_key)
         if tenant is None:
             tenant = shelf.tenants[record.fair_key] = _Tenant(shelf.floor)
         line = tenant.lines.get(record.line)
         if line is None:
-            line = tenant.lines[record.line] = deque()
+            line = tenant.lines[record.line] = Waiters()
         return line
 
     def dropped(self, job: Job) -> None:
@@ -110,9 +181,7 @@ class ReadyQueue:
         self._dropped += 1
         if self._dropped > SWEEP + self._count:
             for _, _, _, line in self._lines():
-                alive = [j for j in line if j.state is State.READY]
-                line.clear()
-                line.extend(alive)
+                line.sweep()
             self._dropped = 0
 
     # -- whose turn it is ---------------------------------------------------------------------------
@@ -125,7 +194,7 @@ class ReadyQueue:
                 for line, jobs in tenant.lines.items():
                     if not open_(shelf.queue, line):
                         continue
-                    job = self._head(jobs)
+                    job = jobs.head()
                     if job is not None and (best is None or _due(job) < _due(best.job)):
                         best = Turn(job, shelf, tenant, jobs)
                 if best is not None:
@@ -138,7 +207,7 @@ class ReadyQueue:
     def pop(self, turn: Turn) -> None:
         """It goes, and those whose turn it was have had it."""
         self._count -= 1
-        turn.line.popleft()
+        turn.line.pop()
         shelf, tenant = turn.shelf, turn.tenant
         if shelf.passed > self._floor:
             self._floor = shelf.passed
@@ -151,7 +220,7 @@ class ReadyQueue:
         """The next of the same line, where nobody else can have a turn: the quick way through one long line."""
         if len(self._shelves) > 1 or len(turn.shelf.tenants) > 1 or len(turn.tenant.lines) > 1:
             return None
-        job = self._head(turn.line)
+        job = turn.line.head()
         if job is None:
             return None
         turn.job = job
@@ -162,7 +231,7 @@ class ReadyQueue:
         for shelf in list(self._shelves.values()):
             for name, tenant in list(shelf.tenants.items()):
                 for line, jobs in list(tenant.lines.items()):
-                    if self._head(jobs) is None:
+                    if jobs.head() is None:
                         del tenant.lines[line]
                 if not tenant.lines:
                     del shelf.tenants[name]
@@ -171,7 +240,7 @@ class ReadyQueue:
 
     # -- looking ------------------------------------------------------------------------------------
 
-    def _lines(self) -> Iterator[tuple[Queue, str, Line, deque[Job]]]:
+    def _lines(self) -> Iterator[tuple[Queue, str, Line, Waiters]]:
         for shelf in self._shelves.values():
             for name, tenant in shelf.tenants.items():
                 for line, jobs in tenant.lines.items():
@@ -191,14 +260,17 @@ class ReadyQueue:
         """What waiting jobs demand of a node, that of the oldest job first."""
         oldest: dict[Demand, int] = {}
         for _, _, line, jobs in self._lines():
-            job = self._head(jobs)
+            job = jobs.head()
             if job is not None:
                 oldest[line.demand] = min(job.rank, oldest.get(line.demand, job.rank))
         return sorted(oldest, key=lambda demand: oldest[demand])
 
     def youngest_rank(self, demand: Demand) -> int:
         """Rank of the job accepted last, which may have ended; 0 if there is none."""
-        return max((jobs[-1].rank for _, _, line, jobs in self._lines() if line.demand == demand and jobs), default=0)
+        return max(
+            (next(reversed(jobs)).rank for _, _, line, jobs in self._lines() if line.demand == demand and jobs),
+            default=0,
+        )
 
     def younger_than(self, demand: Demand, rank: int) -> Iterator[Job]:
         """Waiting jobs of higher rank, the youngest first in each line."""
@@ -211,17 +283,9 @@ class ReadyQueue:
                         yield job
 
     @staticmethod
-    def next(line: deque[Job], count: int) -> Iterator[Job]:
+    def next(line: Waiters, count: int) -> list[Job]:
         """The first entries of a line, of which some may be of jobs that have ended."""
-        return islice(line, count)
-
-    @staticmethod
-    def _head(line: deque[Job]) -> Job | None:
-        while line:
-            if line[0].state is State.READY:
-                return line[0]
-            line.popleft()
-        return None
+        return list(islice(line, count))
 
 
 def _passed(entry: _Shelf | _Tenant) -> float:

@@ -1,7 +1,8 @@
 """What becomes due, and when. Rules of this file: a pure book of moments of the wall clock; it reads no clock.
 
-Moments are those people think in (``at``, ``expires``, a retry after a pause), so they are kept by the wall clock, and
-a jump of it moves them. An entry is not taken back: whoever gets it looks whether it still means something.
+Moments are kept by the wall clock, so that they mean something after a restart. Where that clock is set, a moment that
+somebody named stays, and one that is the end of a duration moves with it. An entry is not taken back: whoever gets it
+looks whether it still means something.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ class Timers:
     def next(self) -> float:
         """The next moment; infinity where there is none."""
         return self._heap[0][0] if self._heap else math.inf
+
+    def move(self, moved: Callable[[float, Kind, Any], float]) -> None:
+        """The clock was set: ``moved`` gives each its moment by the new one."""
+        self._heap = [(moved(moment, kind, what), number, kind, what) for moment, number, kind, what in self._heap]
+        heapq.heapify(self._heap)
 
     def sweep(self, keep: Callable[[Kind, Any], bool]) -> None:
         """Forget what means nothing any more."""

@@ -50,6 +50,7 @@ from cluster.messages import (
     Ask,
     Assign,
     BadMessage,
+    Bye,
     Cancel,
     Check,
     Chunk,
@@ -465,6 +466,11 @@ class FakeClient(Dialed):
     def job(self, counter: int) -> bytes:
         return job_id(self.session, counter)
 
+    def leave_quietly(self) -> None:
+        """It is gone, and hears nothing more."""
+        self.say(Bye("it leaves"))
+        self.deaf = True
+
     def cancel(self, *counters: int) -> None:
         self.say(Cancel([self.job(c) for c in counters]))
 
@@ -579,7 +585,17 @@ class CoordinatorPlay(Play):
 
     def asks(self, client: FakeClient, topic: str, **about: Any) -> dict[str, Any]:
         client.say(Ask(77, topic, about))
+        self.look_into_questions()
         return client.gets(Answer, ask=77, error="").body
+
+    def look_into_questions(self) -> None:
+        """Turns without an event, as long as a question needs them."""
+        for _ in range(10_000):
+            if not self.coordinator._inquiries:
+                return
+            assert self._actor.deadline() == self.now.mono
+            self.turn()
+        raise AssertionError("a question is looked into for ever")
 
     def is_refused(self, client: FakeClient, topic: str, **about: Any) -> str:
         """Why the question, or the order, is none."""
@@ -602,6 +618,10 @@ class CoordinatorPlay(Play):
         super().nothing_else()
         for end in self._ends.values():
             end.gets_nothing()
+
+    def is_none_held(self, sha: bytes) -> bool:
+        """Whether nobody needs that blob any more."""
+        return not self.coordinator._exchange._shelf._refs.get(sha)
 
     def nothing_kept(self) -> None:
         """No job and no blob is left anywhere."""

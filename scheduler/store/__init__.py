@@ -226,8 +226,10 @@ class Changes:
     retired_specs: list[int] = field(default_factory=list)
     """They lose their code; their rows stay, for jobs that have ended."""
     forgotten_specs: list[int] = field(default_factory=list)
+    repeated: list[bytes] = field(default_factory=list)
+    """Outcomes that are no dead letters any more,"""
     dropped: list[bytes] = field(default_factory=list)
-    """Outcomes that are no dead letters any more, and whose arguments are not kept any more."""
+    """...and those whose arguments are not kept any more either."""
 
     def __bool__(self) -> bool:
         return any(getattr(self, f.name) for f in fields(self))

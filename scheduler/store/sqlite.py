@@ -486,9 +486,10 @@ class SqliteStore:
             many("UPDATE specs SET code = x'', blob = 0 WHERE number = ?", [(n,) for n in change.retired_specs])
         if change.forgotten_specs:
             many("DELETE FROM specs WHERE number = ?", [(n,) for n in change.forgotten_specs])
+        if change.repeated or change.dropped:
+            many("UPDATE outcomes SET dead = 0 WHERE id = ?", [(id,) for id in change.repeated + change.dropped])
         if change.dropped:
             ids = [(id,) for id in change.dropped]
-            many("UPDATE outcomes SET dead = 0 WHERE id = ?", ids)
             many("DELETE FROM arguments WHERE seq = (SELECT seq FROM outcomes WHERE id = ?)", ids)
 
     def _insert(self, into: str, rows: Sequence[tuple[Any, ...]]) -> None:

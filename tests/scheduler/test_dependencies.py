@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from cluster.actor import Identity
 from cluster.config import CoordinatorLimits
 from cluster.jobs import About, Outcome, Rules, Spec
 from cluster.messages import Assign, Awaiting, Results
 from scheduler.dependencies import Dependencies
 from scheduler.lifecycle import Job
-from tests.playbook import SPEC, CoordinatorPlay, FakeClient, Identity
+from tests.playbook import SPEC, CoordinatorPlay, FakeClient
 
 RUN = Spec("app:task", False, b"pickled reference", rules=Rules(after_failure="run"))
 
@@ -323,7 +324,7 @@ def test_a_restart_in_the_middle_forgets_neither_parents_nor_children(play: Coor
     node.joins((token, client.job(2), 1))
     client.joins(accepted=3)
     client.say(Awaiting([2, 3]))
-    assert play.why(client, 3) == [f"it runs after 1 job that have not ended: {_text(client, 2)}"]
+    assert play.why(client, 3) == [f"it runs after 1 job that has not ended: {_text(client, 2)}"]
     play.nothing_else()
     node.finishes(token)
     client.gets_results(2)
@@ -433,6 +434,16 @@ def test_a_job_may_have_a_thousand_parents_of_any_state(play: CoordinatorPlay) -
     node.gets(Assign, jobs=[client.job(1_001)])
     client.inbox.clear()
     play.nothing_else()
+
+
+def test_of_a_parent_that_is_not_durable_nothing_is_known_when_it_has_ended(play: CoordinatorPlay) -> None:
+    node, client = play.node(), play.client()
+    client.submit(spec=Spec("f", False, b"f", durable=False))
+    node.finishes(node.runs(client.job(1)))
+    client.gets_results(1)
+    client.submit(about=after(client, 1))
+    failure = client.gets_failure(2)
+    assert failure.kind == "DependencyFailed" and "not known" in failure.text
 
 
 def _text(client: FakeClient, counter: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cluster.actor import Identity
 from cluster.config import CoordinatorLimits
 from cluster.ids import format_job
 from cluster.jobs import About, Outcome, Rules, Spec
@@ -13,7 +14,7 @@ from cluster.messages import Assign, Awaiting, NotCancelled, Results, Submit, Wa
 from scheduler import keys
 from scheduler.journal import OutcomesRead, Wanted
 from scheduler.keys import Keys, fingerprint
-from tests.playbook import SPEC, CoordinatorPlay, Identity
+from tests.playbook import SPEC, CoordinatorPlay
 
 KEY = About(key="order-17")
 OTHER = Spec("app:other", False, b"another reference")

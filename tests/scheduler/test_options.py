@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 
 from cluster.jobs import About, End, Failure, Outcome, Rules, Spec
@@ -560,9 +561,7 @@ def test_a_restart_forgets_moments_of_jobs_that_are_not_durable(play: Coordinato
     ],
 )
 def test_rules_that_no_client_of_ours_sends_are_refused_in_words(play: CoordinatorPlay, rules: dict[str, Any]) -> None:
-    import msgpack
-
-    node, client = play.node(), play.client()
+    client = play.client()
     message = client.submission()
     fields = msgpack.unpackb(message.specs[0])
     fields[-1] = rules
@@ -593,8 +592,6 @@ def test_rules_that_no_client_of_ours_sends_are_refused_in_words(play: Coordinat
     ],
 )
 def test_what_cannot_be_said_about_a_job_is_refused_in_words(play: CoordinatorPlay, said: dict[str, Any]) -> None:
-    import msgpack
-
     node, client = play.node(), play.client()
     message = client.submission(2)
     message.abouts = [[0, msgpack.packb(said)]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import Any
 
@@ -137,6 +138,46 @@ def test_dropped_jobs_are_swept_out_before_they_outnumber_the_rest() -> None:
 
 
 # ------------------------------------------------------------------------------------ shares
+
+
+def test_jobs_that_come_back_anywhere_into_a_long_line_cost_little() -> None:
+    """A hundred thousand that failed together come back in any order, while as many wait."""
+    made, queue = Made(), ReadyQueue()
+    jobs = [made.job() for _ in range(20_000)]
+    random.Random(0).shuffle(jobs)
+
+    class Counted(Job):
+        __slots__ = ()
+        looked = 0
+
+        @property
+        def rank(self) -> int:  # type: ignore[override]
+            Counted.looked += 1
+            return self.counter
+
+    for job in jobs:
+        job.__class__ = Counted
+    for first in range(0, len(jobs), 50):
+        queue.push_back(jobs[first : first + 50])
+    assert Counted.looked < 100 * len(jobs), "each is compared with a few, not with those before it"
+    assert [job.counter for job in served(queue)] == list(range(1, 20_001))
+
+
+@given(st.lists(st.integers(1, 400), unique=True), st.integers(1, 300))
+def test_jobs_that_come_back_many_or_few_at_a_time_stand_by_their_rank(away: list[int], at_once: int) -> None:
+    made, queue = Made(), ReadyQueue()
+    jobs = {n: made.job() for n in range(1, 401)}
+    for n in sorted(jobs.keys() - set(away)):
+        queue.push(jobs[n])
+    for first in range(0, len(away), at_once):
+        queue.push_back([jobs[n] for n in away[first : first + at_once]])
+    turn = queue.turn(may_go)
+    assert turn is not None
+    assert [job.rank for job in queue.next(turn.line, 1_000)] == list(range(1, 401))
+    demand = turn.job.record.line.demand
+    assert queue.youngest_rank(demand) == 400
+    assert [job.rank for job in queue.younger_than(demand, 390)] == list(range(400, 390, -1))
+    assert [job.rank for job in served(queue)] == list(range(1, 401))
 
 
 def test_weights_of_three_to_one_deal_three_to_one() -> None:

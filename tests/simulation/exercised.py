@@ -44,6 +44,7 @@ FAULTS = (
     "nodes that come home late",
     "one-way partitions (down)",
     "one-way partitions (up)",
+    "queues paused",
     "reordered messages",
     "slow commits",
     "slow messages",

@@ -37,6 +37,10 @@ def excess(machine: CoordinatorMachine, plan: Plan) -> str:
 
     Beyond the limit there may be one job's, and what is read ahead for each demand.
     """
+    for queue in machine.coordinator._queues:
+        most, known = queue.settings.max_running, queue.leased - queue.by_node.get("", 0)
+        if most is not None and known > most:
+            return f"{known} attempts of queue {queue.name} are placed, and {most} may be"
     if not plan.store or plan.payload_memory_bytes > 1_000_000:
         return ""
     jobs = [job for client in machine.coordinator._clients for job in client.jobs.values()]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.ids import format_job
-from cluster.jobs import Failure, Outcome, Rules
-from tests.simulation.work import OLD, Work, outcome_of, sha, unsigned
+from cluster.jobs import End, Failure, Outcome, Rules
+from tests.simulation.work import OLD, Work, outcome_of, sha, unsigned, wish_of
 
 if TYPE_CHECKING:
     from tests.scheduler.store.model import Rows
@@ -66,7 +66,11 @@ class Story:
     handed_in_at: float
     starts: list[Start] = field(default_factory=list)
     answered: bool = False
-    """Some run of it came to its end."""
+    """Some run of it came well to its end."""
+    raised: set[int] = field(default_factory=set)
+    """Tokens of runs that raised, or asked for a pause."""
+    parents: tuple[bytes, ...] = ()
+    """Jobs it runs after."""
     crashed: dict[int, bool] = field(default_factory=dict)
     """Tokens of runs under which the worker died, and whether for want of memory."""
     result: bytes = b""
@@ -94,8 +98,9 @@ class Story:
 
 
 class Ledger:
-    def __init__(self, now: Callable[[], float], bad_disks: bool, store: bool) -> None:
+    def __init__(self, now: Callable[[], float], bad_disks: bool, store: bool, clock_jumps: bool = False) -> None:
         self._now = now
+        self._clock_jumps = clock_jumps
         self._bad_disks = bad_disks
         """Blobs may fail, and the jobs that need them."""
         self._store = store
@@ -116,6 +121,7 @@ class Ledger:
         self.losses: Counter[str] = Counter()
         """Outcomes ``lost`` that the rules allow, by reason."""
         self._stored: Counter[bytes] = Counter()
+        self._keyed: dict[str, list[Story]] = {}
         self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=4000)
         """What happened last; made into text only when it is asked for."""
 
@@ -160,18 +166,39 @@ class Ledger:
         story.starts.append(start)
         if story.rules.at_most_once and (before or story.outcome is not None):
             raise Broken(f"it must not start twice, nor after its end: {story}")
+        self._check_rules(story, start)
         if before:
             self.excess += 1
             last = max(before, key=lambda s: s.token)
             self._excuse(story, *((last, start) if token > last.token else (start, last)))
-            self._check_budgets(story, before)
+            self._check_budgets(story, token, before)
         if story.outcome is not None:
             self._excuse_late(story, start)
+
+    def _check_rules(self, story: Story, start: Start) -> None:
+        """It starts after its parents, not before its time, and alone of those under its key."""
+        if story.rules.after_failure == "fail":
+            for parent in story.parents:
+                if not any(s.answered for s in self._same(self.jobs[parent])):
+                    raise Broken(f"it starts before a job it runs after has succeeded: {story}")
+        if not self._clock_jumps and self._now() < story.handed_in_at + story.work.delay_s:
+            raise Broken(f"it starts {story.work.delay_s} s too early: {story}")
+        for other in self._same(story):
+            free = self._clock_jumps or (not other.durable and self._restart_excuses(other, other.handed_in_at))
+            if other is not story and other.starts and not free and story.durable:
+                raise Broken(f"two jobs under one key run: {story}; {other}")
+
+    def _same(self, story: Story) -> list[Story]:
+        """Those that have one outcome with it, since they have one key."""
+        return self._keyed[story.work.key] if story.work.key else [story]
 
     def _excuse(self, story: Story, before: Start, after: Start) -> None:
         """A job runs again only if a crash, a lost node or a restart ended its attempt before."""
         if before.token in story.crashed:
             self.excuses["its worker died"] += 1
+            return
+        if before.token in story.raised:
+            self.excuses["its function raised, or asked for a pause"] += 1
             return
         if before.life in self._ended:
             why = "its agent died"
@@ -202,9 +229,9 @@ class Ledger:
         given_up = [at for at in self._node_lost.get(start.node, ()) if at >= story.handed_in_at]
         return any(restart >= at for restart in self._restarts for at in given_up)
 
-    def _check_budgets(self, story: Story, before: list[Start]) -> None:
+    def _check_budgets(self, story: Story, token: int, before: list[Start]) -> None:
         """So many deaths of which somebody who decides must know are the end of a job."""
-        dead = [s for s in before if s.token in story.crashed and not self._forgotten(story, s)]
+        dead = [s for s in before if s.token in story.crashed and s.token < token and not self._forgotten(story, s)]
         dead = [s for s in dead if not self._came_home(story, s)]  # it is counted as a node that was lost
         known = Counter(story.crashed[s.token] for s in dead)
         rules = story.rules
@@ -212,7 +239,13 @@ class Ledger:
             raise Broken(f"it runs on, though its budgets are spent ({rules}): {story}")
 
     def answered(self, job: bytes) -> None:
+        """A run of it came well to its end."""
         self.jobs[job].answered = True
+
+    def raised(self, job: bytes, token: int) -> None:
+        """A run of it came to another end."""
+        self.note("{} raises: token {}", job, token)
+        self.jobs[job].raised.add(token)
 
     def crashed(self, job: bytes, token: int, for_memory: bool) -> None:
         self.note("{} crashes its worker: token {}", job, token)
@@ -220,8 +253,10 @@ class Ledger:
 
     # -- what clients are told ----------------------------------------------------------------------
 
-    def handed_in(self, client: str, job: bytes, work: Work) -> None:
-        story = self.jobs[job] = Story(job, client, work, self._store and work.durable, self._now())
+    def handed_in(self, client: str, job: bytes, work: Work, parents: tuple[bytes, ...] = ()) -> None:
+        story = self.jobs[job] = Story(job, client, work, self._store and work.durable, self._now(), parents=parents)
+        if work.key:
+            self._keyed.setdefault(work.key, []).append(story)
         self._open.setdefault(client, {})[job] = story
         self.note("{} is handed in by {}", job, client)
 
@@ -265,13 +300,26 @@ class Ledger:
         self.note("{} is {}", job, story.outcome.word)
         del self._open[client][job]
         result, token = unsigned(data)
-        if story.answered and (story.outcome, result, large) == outcome_of(story.work.payload, story.work.code):
-            self._check_attempt(story, token)
+        own = outcome_of(story.work.payload, story.work.code)
+        ended = [s for s in self._same(story) if (s.answered if own[0] is Outcome.SUCCEEDED else s.raised)]
+        if ended and (story.outcome, result, large) == own:
+            of_it = [s for s in ended if any(start.token == token for start in s.starts)]  # one key, several times
+            one = of_it[0] if of_it else ended[0]
+            self._check_attempt(one, token)
+            self._check_retries(one)
             story.result = data
             return
-        why = self._wrong(story, Failure.decode(data))
-        if why:
-            raise Broken(f"{why}: {story}")
+        reasons = [self._wrong(one, story.outcome, Failure.decode(data)) for one in self._same(story)]
+        if all(reasons):
+            raise Broken(f"{reasons[0]}: {story}")
+
+    def _check_retries(self, story: Story) -> None:
+        """One that failed has used up what its user gave it."""
+        failed, _, _ = outcome_of(story.work.payload, story.work.code)
+        given_up = wish_of(story.work.payload, 1)
+        quits = given_up is not None and given_up[0] is End.GIVE_UP
+        if failed is Outcome.FAILED and not quits and len(story.raised) <= story.rules.retries:
+            raise Broken(f"it failed after {len(story.raised)} runs, and has {story.rules.retries} retries: {story}")
 
     def _check_attempt(self, story: Story, token: int) -> None:
         """A result is refused once another attempt has the job: of that we know, if it has started."""
@@ -283,11 +331,24 @@ class Ledger:
         if any(s.token > token for s in story.starts) and not self._came_home(story, start):
             raise Broken(f"its result is of an attempt that was superseded (token {token & 0xFFFFFFFFFF}): {story}")
 
-    def _wrong(self, story: Story, failure: Failure) -> str:
+    def _wrong(self, story: Story, outcome: Outcome, failure: Failure) -> str:
         """Why an outcome that is not the job's own may not be; empty if it may."""
         work = story.work
         needs_blob = self._bad_disks and (work.large or work.code or outcome_of(work.payload, work.code)[2])
-        match story.outcome, failure.kind:
+        match outcome, failure.kind:
+            case Outcome.FAILED, "ValueError":
+                moody = wish_of(work.payload, 1) is not None and len(story.raised) > story.rules.retries
+                return "" if moody else f"it raised {len(story.raised)} times, and has {story.rules.retries} retries"
+            case Outcome.FAILED, "Snooze":
+                return "" if story.raised and story.rules.at_most_once else "it may be run again, and was not"
+            case Outcome.EXPIRED, "JobExpired":
+                known = [s for s in story.starts if not self._forgotten(story, s)]
+                return "it has run" if known else "" if story.rules.expires_s else "its time to begin had no end"
+            case Outcome.FAILED, "DependencyFailed":
+                well = [p for p in story.parents if self._has_succeeded(self.jobs[p])]
+                return (
+                    f"all it runs after have succeeded: {failure.text}" if len(well) == len(set(story.parents)) else ""
+                )
             case Outcome.FAILED, "WorkerCrashed":
                 rules = story.rules
                 died = Counter(story.crashed.values())
@@ -302,7 +363,8 @@ class Ledger:
                 return "" if story.id in self._pruned else "its outcome is on disk still, or never was"
             case Outcome.FAILED, "JobRefused" if "did not take the job" in failure.text and not work.block:
                 full = self.disk_was_full or "max_jobs" in failure.text or "payload_memory" in failure.text
-                return "" if full and not story.starts else "nothing was full, or it has run"
+                ran = story.starts and not self._restart_excuses(story, story.handed_in_at)
+                return "" if full and not ran else "nothing was full, or it has run"
             case Outcome.FAILED, "JobRefused" | "JobLost" | "OSError":
                 return "" if needs_blob else f"it needs no blob that can fail: {failure.text}"
             case Outcome.CANCELLED, "Cancelled":
@@ -310,13 +372,19 @@ class Ledger:
                     return "nobody wished it cancelled"
                 if story.denied:
                     return "its cancelling was denied"
-                known = [s for s in story.starts if s.token not in story.crashed and not self._forgotten(story, s)]
+                over = story.crashed.keys() | story.raised
+                known = [s for s in story.starts if s.token not in over and not self._forgotten(story, s)]
                 return "it was told cancelled, and has run" if known else ""
             case Outcome.LOST, "JobLost":
                 why = self._loss(story, bool(needs_blob))
                 self.losses[why] += 1
                 return "" if why else f"nothing was lost: {failure.text}"
         return f"its result is wrong ({failure.kind}: {failure.text[:100]})"
+
+    def _has_succeeded(self, parent: Story) -> bool:
+        """Whether everybody must know that."""
+        told = any(s.outcome is Outcome.SUCCEEDED for s in (self._same(parent) if parent.outcome is None else [parent]))
+        return told and parent.durable and not self._pruned & {s.id for s in self._same(parent)}
 
     def _loss(self, story: Story, needs_blob: bool) -> str:
         """By which rule it may be lost; empty if by none."""
@@ -383,8 +451,13 @@ class Ledger:
             row = rows.outcomes.get(story.id)
             counter = int.from_bytes(story.id[8:], "big")
             told = counter <= self._acknowledged.get(story.client, 0)
+            if story.id in rows.aliases:
+                if story.id in rows.outcomes:
+                    raise Broken(f"it was attached to a job, and has an outcome of its own: {story}")
+                continue
             if row is None:
-                if story.durable and told and story.id not in self._pruned and not self._by_its_session(story):
+                pruned = story.id in self._pruned or (story.work.key and (self._pruned or self._clock_jumps))
+                if story.durable and told and not pruned and not self._by_its_session(story):
                     raise Broken(f"it was accepted, and has no outcome on disk: {story}")
                 continue
             word = Outcome(row.outcome)
@@ -419,7 +492,12 @@ class Ledger:
 
     @property
     def at_rest(self) -> bool:
-        return not self._asked and not any(self._open.values())
+        return not self.asking and not any(self._open.values())
+
+    @property
+    def asking(self) -> bool:
+        """Whether a question, or an order, has no answer yet."""
+        return bool(self._asked)
 
     def last_words(self, count: int, job: bytes | None = None) -> list[str]:
         out = []

@@ -30,7 +30,7 @@ from cluster.client_session import (
 from cluster.commits import HELD_MAX, QUICK_S
 from cluster.config import AgentLimits, CoordinatorLimits, Times
 from cluster.ids import job_id
-from cluster.jobs import Rules, Spec
+from cluster.jobs import About, Rules, Spec
 from node import agent as agents
 from node.agent import Agent, Self
 from node.events import Give, KillWorker, Recall, SpawnWorker
@@ -165,12 +165,12 @@ class Machine:
     def _take_turn(self) -> None:
         events = self._drain()
         self._watch_for_spinning(events)
+        if abs(self._wall - self._known_wall) >= JUMP_S:
+            events.insert(0, WallClockJumped(self._wall - self._known_wall))
+            self._known_wall = self._wall
         if self._late:
             events.insert(0, Stalled(self._late))
             self._late = 0.0
-        if abs(self._wall - self._known_wall) >= JUMP_S:
-            events.append(WallClockJumped(self._wall - self._known_wall))
-            self._known_wall = self._wall
         if not self._waiting():
             events.append(Drained())
         now = Now(self._clock.now + self._mono, self._clock.now + self._wall)
@@ -232,6 +232,7 @@ class Dataset:
     fate: str = ""
     """What strikes the coordinator in its next commit, as a word for people; empty for nothing."""
     commits: int = 0
+    slow_commits: int = 0
 
 
 class CoordinatorMachine(Machine):
@@ -319,7 +320,7 @@ class CoordinatorMachine(Machine):
         self._store.write(writes)  # raises if a row contradicts another: a finding
         slow = self.world.faulty and self.chance.random() < self.world.plan.slow_commit
         seconds = 10 ** self.chance.uniform(-2.5, 0.2) if slow else self.chance.uniform(0.0001, 0.002)
-        self.world.faults["slow commits"] += slow
+        self._kept.slow_commits += slow
         self._blocked = self._last_s < QUICK_S
         self._last_s = seconds
         self._under_way = turns
@@ -542,10 +543,26 @@ class ClientMachine(Machine):
                 if len(work.code) > LARGE_BYTES:
                     self.memory.serve(*code, self.offered)
             payload = b"" if work.large else work.payload
-            entries.append(Entry(self.offered, work.spec, payload, large, code, work.durable, work.block))
-            self.world.ledger.handed_in(self.name, self._job(self.offered), work)
+            parents = self._parents()
+            about = About(delay_s=work.delay_s, key=work.key, after=parents)
+            entries.append(
+                Entry(self.offered, work.spec, payload, large, code, work.durable, work.block, "", about.encode())
+            )
+            self.world.ledger.handed_in(self.name, self._job(self.offered), work, parents)
         self.post(Offered(entries))
         return [entry.counter for entry in entries]
+
+    def _parents(self) -> tuple[bytes, ...]:
+        """Some that were handed in before, if the next job shall run after others."""
+        if self.offered < 2 or self.chance.random() >= self.world.plan.after:
+            return ()
+        return tuple({self._job(self.chance.randint(1, self.offered - 1)): None for _ in range(2)})
+
+    def set_queue(self, name: str, **settings: Any) -> None:
+        if self.alive:
+            self._asks += 1
+            self.world.ledger.asked(self.name, self._asks)
+            self.post(Asked(self._asks, "queue", {"name": name, "set": settings}))
 
     def cancel(self, counters: list[int]) -> None:
         if self.alive:

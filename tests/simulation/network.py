@@ -98,6 +98,8 @@ class Network:
         self.faults: Counter[str] = Counter()
         self.troubled_until = 0.0
         """End of the last silence of all."""
+        self.slow = 0
+        """Messages that took a hundred times as long."""
         self.hellos = 0
         self.delivered = 0
         self.bytes = 0
@@ -277,7 +279,7 @@ class Network:
                 return []
             if chance.random() < plan.slow:
                 delay *= 100
-                self.faults["slow messages"] += 1
+                self.slow += 1
         moment = max(direction.last_at, self._clock.now + delay, direction.frozen_until)
         late = moment + delay * chance.uniform(1, 30)
         if self.faulty and chance.random() < plan.reorder:
@@ -289,7 +291,8 @@ class Network:
         return [moment]
 
     def _comes(self, direction: _Direction, number: int) -> None:
-        self.faults["reordered messages"] += number < direction.come
+        if number < direction.come:
+            self.faults["reordered messages"] += 1
         direction.come = max(direction.come, number)
 
     def _arrive_up(self, connection: Connection, raw: bytes, number: int) -> None:

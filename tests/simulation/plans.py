@@ -28,6 +28,18 @@ class Plan:
     """Share of functions whose jobs may die of a cause more or less often than usual."""
     once: float = 0.0
     """Share of durable functions whose jobs must not start twice."""
+    moody: float = 0.0
+    """Share of jobs that raise at first, ask for a pause, or give up."""
+    ruled: float = 0.0
+    """Share of functions with retries, queues, tenants, priorities and times to begin."""
+    after: float = 0.0
+    """Share of jobs that run after others of their client,"""
+    keys: float = 0.0
+    """...that are handed in under one of a few keys,"""
+    delays: float = 0.0
+    """...and that may not run at once."""
+    queue_pauses: float = 0.0
+    """Pauses of a queue for some seconds."""
     impatient: float = 0.0
     """Share of jobs that fail where the coordinator takes nothing; the others wait."""
     max_jobs: int = 2_000_000
@@ -147,6 +159,20 @@ STORIES: dict[str, Plan] = {
             cuts=5,
             cancels=0.2,
         ),
+        Plan("moods", jobs=300, moody=0.5, ruled=1.0, coordinator_restarts=3, agent_kills=3, worker_crash=0.02, cuts=4),
+        Plan(
+            "rules",
+            jobs=400,
+            ruled=1.0,
+            delays=0.2,
+            cancels=0.2,
+            queue_pauses=4,
+            coordinator_restarts=3,
+            agent_kills=3,
+            clock_jumps=4,
+        ),
+        Plan("families", jobs=300, after=0.5, moody=0.1, raises=0.1, ruled=0.5, coordinator_restarts=4, cancels=0.1),
+        Plan("keys", jobs=300, keys=0.6, coordinator_restarts=4, commit_crashes=2, cuts=6, loss=0.005, agent_kills=2),
         Plan("deep queue", jobs=400, slots=1, payload_memory_bytes=300, cancels=0.2, agent_kills=2, joint_crashes=2),
         Plan("full queue", jobs=400, max_jobs=25, impatient=0.3, cuts=8, loss=0.005, coordinator_restarts=3, large=0.3),
         Plan("full memory", jobs=400, durable=0.5, payload_memory_bytes=1_500, impatient=0.2, cuts=4),
@@ -278,6 +304,12 @@ def drawn(seed: int) -> Plan:
         black_holes=maybe(6),
         clones=maybe(6),
         poison=maybe(0.05),
+        moody=chance.choice((0.0, 0.1, 0.5)),
+        ruled=chance.choice((0.0, 0.5, 1.0)),
+        after=chance.choice((0.0, 0.0, 0.3)),
+        keys=chance.choice((0.0, 0.0, 0.3)),
+        delays=chance.choice((0.0, 0.2)),
+        queue_pauses=maybe(3),
         once=chance.choice((0.0, 0.3, 1.0)),
         impatient=chance.choice((0.0, 0.2)),
         max_jobs=chance.choice((15, 2_000_000, 2_000_000)),

@@ -29,7 +29,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.disks import Disk
 from tests.simulation.ledger import Broken, Ledger
 from tests.simulation.plans import Plan
-from tests.simulation.work import is_poison, outcome_of, seconds_of, sha, signed
+from tests.simulation.work import is_poison, outcome_of, seconds_of, sha, signed, wish_of
 
 NAMED_WHEN_READ = True
 """A large result gets its blob's name when the agent reads of it. Were it named when it is written, the agent could
@@ -220,8 +220,17 @@ class Pool:
     def _finish(self, worker: _Worker, run: Run, payload: bytes, code: bytes) -> None:
         if worker.dead:
             return
+        spent = max(1, int(seconds_of(payload) * 1e6))
+        wish = wish_of(payload, run.attempt)
+        if wish is not None:
+            self._ledger.raised(run.job, run.token)
+            self._answer(worker, Done(run.token, wish[0], wish[1], None, spent))
+            return
         outcome, data, large = outcome_of(payload, code)
-        self._ledger.answered(run.job)
+        if outcome is Outcome.SUCCEEDED:
+            self._ledger.answered(run.job)
+        else:
+            self._ledger.raised(run.job, run.token)
         ref = None
         if large:
             ref = sha(data), len(data)
@@ -230,7 +239,7 @@ class Pool:
         else:
             data = signed(data, run.token)
         end = End.SUCCEEDED if outcome is Outcome.SUCCEEDED else End.RAISED
-        self._answer(worker, Done(run.token, end, data, ref, max(1, int(seconds_of(payload) * 1e6))))
+        self._answer(worker, Done(run.token, end, data, ref, spent))
 
     def _answer(self, worker: _Worker, done: Done) -> None:
         worker.running = None

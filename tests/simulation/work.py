@@ -12,10 +12,10 @@ from typing import Any
 
 import msgpack
 
-from cluster.jobs import Failure, Outcome, Rules, Spec
+from cluster.jobs import End, Failure, Outcome, Rules, Spec
 from tests.simulation.plans import Plan
 
-ECHO, LARGE, RAISE, POISON = range(4)
+ECHO, LARGE, RAISE, POISON, FLAKY, SNOOZER, QUITTER = range(7)
 """``POISON`` kills every worker that runs it."""
 
 OLD = "it has rules unknown here"
@@ -41,6 +41,9 @@ class Work:
     payload: bytes
     large: bool
     """Whether the payload travels as a blob."""
+    key: str = ""
+    """Under which it is handed in."""
+    delay_s: float = 0.0
     block: bool = True
     """Whether it waits where the coordinator takes nothing."""
 
@@ -85,6 +88,17 @@ class Workload:
         labels = (LABEL,) if chance.random() < self._plan.scarce else ()
         durable = chance.random() < self._plan.durable
         rules = Rules(at_most_once=durable and chance.random() < self._plan.once)
+        if chance.random() < self._plan.ruled:
+            rules = replace(
+                rules,
+                retries=0 if rules.at_most_once else chance.randint(0, 3),
+                retry_delay_s=chance.choice((0.0, 0.05, 0.5)),
+                queue=chance.choice(("default", "other", "capped")),
+                fair_key=chance.choice(("", "a", "b")),
+                priority=chance.choice((0, 0, 1, -3)),
+                expires_s=chance.choice((0.0, 0.0, 0.3, 3.0)),
+                after_failure=chance.choice(("fail", "run")),
+            )
         if chance.random() < self._plan.budgets:
             rules = replace(rules, crash_retries=chance.randint(0, 3), memory_retries=chance.choice((0, 2)))
         if chance.random() >= self._plan.by_value:
@@ -120,12 +134,21 @@ class Workload:
             result = 1
         if chance.random() < plan.poison:
             what = POISON
+        if chance.random() < plan.moody:
+            what = chance.choice((FLAKY, SNOOZER, QUITTER))
+        key = ""
+        if chance.random() < plan.keys:
+            place = chance.randint(1, 4)
+            key = f"{Spec.decode(spec).name} {place}"
+            number, seconds, what, result, large = -1000 - place, 0.05, ECHO, 1, False
+        delay_s = chance.uniform(0.01, 2) if chance.random() < plan.delays else 0.0
         block = chance.random() >= plan.impatient
         head: bytes = msgpack.packb([number, int(seconds * 1e6), what, result])
         size = len(head)
         if large:
             size = Random(f"size {number}").choice((300, 1024, 2048, 9_000, 40_000))
-        return Work(spec, code, head + noise(f"payload {number}", size - len(head)), large, block)
+        payload = head + noise(f"payload {number}", size - len(head))
+        return Work(spec, code, payload, large, key, delay_s, block)
 
 
 def seconds_of(payload: bytes) -> float:
@@ -141,10 +164,26 @@ def outcome_of(payload: bytes, code: bytes) -> tuple[Outcome, bytes, bool]:
     number, _, what, result = _head(payload)
     if what == RAISE:
         return Outcome.FAILED, Failure("ValueError", f"no luck with {number}").encode(), False
+    if what == QUITTER:
+        return Outcome.FAILED, Failure("GiveUp", "it is of no use").encode(), False
     if what == LARGE:
         size = Random(f"result {result}").choice((200, 1024, 5_000, 30_000))
         return Outcome.SUCCEEDED, noise(f"result {result}", size), True
     return Outcome.SUCCEEDED, ECHOED + sha(payload + code) + payload[:32], False
+
+
+def wish_of(payload: bytes, attempt: int) -> tuple[End, bytes] | None:
+    """How this attempt ends if it is not the job's last one by itself."""
+    number, _, what, _ = _head(payload)
+    if what == QUITTER:
+        return End.GIVE_UP, outcome_of(payload, b"")[1]
+    if attempt > 1 + abs(number) % 3:
+        return None
+    if what == FLAKY:
+        return End.RAISED, Failure("ValueError", f"no luck with {number}", bases=("ValueError", "Exception")).encode()
+    if what == SNOOZER:
+        return End.SNOOZE, Failure("Snooze", "not yet", delay_s=0.05 * (1 + abs(number) % 5)).encode()
+    return None
 
 
 def signed(data: bytes, token: int) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from cluster.config import WAIT_WORD_S
+from scheduler.queues import Settings
 from tests.simulation.clock import Clock
 from tests.simulation.exercised import counted
 from tests.simulation.leaks import leaks
@@ -60,6 +61,8 @@ class Report:
     bytes: int = 0
     jobs: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    slow: Counter[str] = field(default_factory=Counter)
+    """What was late, and is no fault."""
     executions: int = 0
     excess: int = 0
     excuses: Counter[str] = field(default_factory=Counter)
@@ -79,7 +82,7 @@ class World:
         self.seed = seed
         self.plan = plan
         self.clock = Clock()
-        self.ledger = Ledger(lambda: self.clock.now, plan.disk_error > 0, plan.store)
+        self.ledger = Ledger(lambda: self.clock.now, plan.disk_error > 0, plan.store, plan.clock_jumps > 0)
         self.network = Network(self.clock, self.chance("network"), plan)
         self.faulty = True
         self.faults: Counter[str] = Counter()
@@ -87,8 +90,12 @@ class World:
         self.recovered = self.left_over = 0
         """Jobs that coordinators found on disk when they began, and those of them that no node had."""
         self.kept = Dataset()
+        if plan.store:
+            self.kept.rows.rows.settings["queue capped"] = Settings(max_running=2).pack()
         self._lives = 0
         self._walls: dict[str, float] = {}
+        self._paused: set[str] = set()
+        """Queues that are to go on again."""
         """Where the wall clocks of machines stand, against the world's own."""
         self._weather = self.chance("weather")
         self._disks = self.chance("disks")
@@ -312,6 +319,7 @@ class World:
             (plan.joint_crashes, self._crash_together),
             (plan.late_homes, self._come_home_late),
             (plan.full_disks if plan.store else 0.0, self._fill_disk),
+            (plan.queue_pauses, self._pause_queue),
         ]
         for mean, fault in kinds:
             moment = 0.0
@@ -429,6 +437,27 @@ class World:
         self.kept.fate = ""
         for node in (*self.nodes, *self.clones):
             node.pool.faulty = False
+        for queue in sorted(self._paused):
+            self._resume_queue(queue)
+
+    def _pause_queue(self) -> None:
+        queue = self._weather.choice(("default", "other", "capped"))
+        client = self._weather.choice(self.clients)
+        self._paused.add(queue)
+        self._count("queues paused", lambda: client.set_queue(queue, paused=True))
+        self.clock.after(self._weather.uniform(0.5, 5), self._resume_queue, queue)
+
+    def _resume_queue(self, queue: str) -> None:
+        """Somebody does, who does not die before it is done: it is asked for until it is, and on disk."""
+        if queue not in self._paused:
+            return
+        if not self.ledger.asking:
+            row = self.coordinator.coordinator._queues.get(queue)
+            if self.coordinator.alive and row is not None and not row.settings.paused:
+                self._paused.discard(queue)
+                return
+            self._weather.choice(self.clients).set_queue(queue, paused=False)
+        self.clock.after(1.0, self._resume_queue, queue)
 
     # -- to the end ---------------------------------------------------------------------------------
 
@@ -464,7 +493,8 @@ class World:
         peer = coordinator._clients.get(client.session.session)
         for story in stories[:3]:
             job = None if peer is None else peer.jobs.get(int.from_bytes(story.id[8:], "big"))
-            words.append(f"the coordinator has {job.state.value if job else 'nothing'} of it")
+            why = ", ".join(coordinator._explain(job)) if job is not None else ""
+            words.append(f"the coordinator has {job.state.value if job else 'nothing'} of it ({why})")
         return "; ".join(words)
 
     def fill(self, report: Report) -> None:
@@ -478,6 +508,7 @@ class World:
         report.messages, report.bytes = self.network.delivered, self.network.bytes
         report.jobs = len(stories)
         report.faults = self.faults + self.network.faults
+        report.slow = +Counter({"slow messages": self.network.slow, "slow commits": self.kept.slow_commits})
         report.executions = sum(len(s.starts) for s in stories)
         report.excess, report.excuses = self.ledger.excess, self.ledger.excuses
         report.outcomes = Counter(s.outcome.word for s in stories if s.outcome is not None)

@@ -93,6 +93,7 @@ class Rows:
             self.specs.pop(number, None)
         for id in change.dropped:
             self.arguments.pop(id, None)
+        for id in change.repeated + change.dropped:
             if id in self.outcomes:
                 self.outcomes[id] = self.outcomes[id]._replace(dead=0)
 

@@ -813,6 +813,16 @@ def test_a_retired_spec_keeps_its_row_and_loses_its_code(store: Store, reopen: R
     assert sorted(reopen().recover().specs) == [spec(1)._replace(code=b"", blob=False), spec(2)]
 
 
+def test_what_is_repeated_is_no_dead_letter_and_keeps_its_arguments(store: Store, reopen: Reopen) -> None:
+    rows = [ended(job(n), outcome=1)._replace(dead=1) for n in (1, 2)]
+    put(store, jobs(1, 2), Changes(outcomes=rows))
+    put(store, Changes(repeated=[rows[0].id, job(9).id]))
+    store = reopen()
+    assert store.outcome(rows[0].id) == rows[0]._replace(dead=0)
+    assert store.arguments(rows[0].id) is not None
+    assert [row.id for row in store.history(Search(dead=True), 0, 10, 100).rows] == [rows[1].id]
+
+
 def test_what_is_dropped_is_no_dead_letter_and_cannot_be_run_again(store: Store, reopen: Reopen) -> None:
     rows = [ended(job(n), outcome=1)._replace(dead=1) for n in (1, 2)]
     put(store, jobs(1, 2), Changes(outcomes=rows))

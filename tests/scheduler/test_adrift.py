@@ -1,0 +1,139 @@
+"""Unfinished jobs of an earlier life: nobody runs them twice, nobody waits for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.jobs import About, Failure, Outcome, Rules, Spec
+from cluster.messages import Assign, Awaiting, Results, Retract, Returned
+from scheduler.adrift import Adrift
+from scheduler.lifecycle import Job
+from tests.playbook import CoordinatorPlay
+
+ONCE = Spec("app:pay", False, b"pickled reference", rules=Rules(at_most_once=True))
+
+
+def job(number: int) -> Job:
+    return Job(number.to_bytes(16, "big"), number, None, None, b"", None, number)
+
+
+def test_what_nobody_holds_is_left_over_and_what_may_have_started_is_in_doubt() -> None:
+    book = Adrift()
+    jobs = [job(n) for n in range(4)]
+    book.add(jobs[0], b"")
+    book.add(jobs[1], b"s1")
+    book.add(jobs[2], b"s1")
+    book.add(jobs[3], b"s2")
+    book.told(b"s1", {jobs[2].id})
+    book.found(jobs[2])
+    assert len(book) == 3
+    rest, doubtful = book.rest()
+    assert (rest, doubtful) == ([jobs[0], jobs[1]], [jobs[3]])
+    assert len(book) == 0 and list(book) == []
+    assert book.rest() == ([], [])
+
+
+def test_it_may_be_gone_through_while_jobs_are_found() -> None:
+    book = Adrift()
+    for n in range(3):
+        book.add(job(n), b"")
+    for one in book:
+        book.found(one)
+    assert len(book) == 0
+
+
+# ------------------------------------------------------------------------------------ in the coordinator
+
+
+@pytest.fixture
+def play() -> CoordinatorPlay:
+    return CoordinatorPlay(durable=True)
+
+
+def test_a_job_that_is_adrift_can_be_cancelled_when_it_is_known_who_holds_it(play: CoordinatorPlay) -> None:
+    node, client = play.node(slots=2), play.client()
+    client.submit(2)
+    first, _second = node.gets(Assign).tokens
+    client.gets_accepted(2)
+    play.restart()
+    client.joins(accepted=2)
+    client.say(Awaiting([1, 2]))
+    client.cancel(1, 2)
+    play.nothing_else()
+    node.joins((first, client.job(1), 1))
+    client.gets_failure(2, Outcome.CANCELLED)
+    node.gets(Retract, tokens=[first])
+    node.say(Returned([first], []))
+    client.gets_failure(1, Outcome.CANCELLED)
+    play.nothing_else()
+    play.nothing_kept()
+
+
+def test_what_a_node_holds_of_an_earlier_life_and_has_not_begun_in_time_is_asked_back(play: CoordinatorPlay) -> None:
+    node, client = play.node(), play.client()
+    client.submit(spec=Spec("f", False, b"f", rules=Rules(expires_s=3.0)))
+    token = node.gets(Assign).tokens[0]
+    client.gets_accepted(1)
+    play.restart()
+    client.joins(accepted=1)
+    client.say(Awaiting([1]))
+    play.live(5, client)
+    node.joins((token, client.job(1), 1))
+    node.gets(Retract, tokens=[token])
+    node.say(Returned([token], []))
+    client.gets_failure(1, Outcome.EXPIRED)
+    play.nothing_else()
+    play.nothing_kept()
+
+
+def test_a_job_that_is_adrift_says_why_it_does_not_run(play: CoordinatorPlay) -> None:
+    node, client = play.node(), play.client()
+    client.submit()
+    node.gets(Assign)
+    client.gets_accepted(1)
+    play.restart()
+    client.joins(accepted=1)
+    [why] = play.why(client, 1)
+    assert why.startswith("the coordinator was restarted, and a node that has not come back may hold it")
+    assert play.story_of(client, 1)["state"] == "adrift"
+    play.nothing_else()
+
+
+def test_a_node_that_comes_back_late_finds_its_attempts_given_to_others(play: CoordinatorPlay) -> None:
+    from cluster.messages import Discard
+
+    node, client = play.node("n1"), play.client()
+    client.submit()
+    token = node.runs(client.job(1))
+    client.gets_accepted(1)
+    play.restart()
+    client.joins(accepted=1)
+    client.say(Awaiting([1]))
+    other = play.node("n2")
+    play.live(11, client, other)
+    mine = other.gets(Assign, jobs=[client.job(1)]).tokens[0]
+    node.joins((token, client.job(1), 1))
+    node.gets(Discard, tokens=[token])
+    other.finishes(mine)
+    client.gets_results(1, outcome=Outcome.SUCCEEDED)
+    play.nothing_else()
+
+
+def test_what_must_not_start_twice_is_lost_with_the_node_that_may_have_started_it(play: CoordinatorPlay) -> None:
+    node, client = play.node("n1"), play.client()
+    client.submit(spec=ONCE)
+    node.runs(client.job(1))
+    client.submit(spec=ONCE, about=About(delay_s=60.0))
+    client.submit(spec=ONCE, about=About(after=(client.job(1),)))
+    client.gets_accepted(3)
+    play.restart()
+    client.joins(accepted=3)
+    client.say(Awaiting([1, 2, 3]))
+    other = play.node("n2")
+    play.live(11, client, other)
+    got = client.gets(Results, counters=[1, 3], outcomes=[Outcome.LOST, Outcome.FAILED])
+    words = [Failure.decode(payload) for payload in got.payloads]
+    assert "must not start twice" in words[0].text and words[1].kind == "DependencyFailed"
+    play.live(50, client, other)
+    other.gets(Assign, jobs=[client.job(2)])
+    play.nothing_else()
