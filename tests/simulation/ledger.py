@@ -360,7 +360,8 @@ class Ledger:
             case Outcome.FAILED, "JobRefused" if OLD in failure.text:
                 return "" if story.work.rules != Rules(story.rules.at_most_once) else "every node can read it"
             case Outcome.FAILED, "ResultExpired":
-                return "" if story.id in self._pruned else "its outcome is on disk still, or never was"
+                pruned = story.id in self._pruned or (story.work.key and self._clock_jumps)
+                return "" if pruned else "its outcome is on disk still, or never was"
             case Outcome.FAILED, "JobRefused" if "did not take the job" in failure.text and not work.block:
                 full = self.disk_was_full or "max_jobs" in failure.text or "payload_memory" in failure.text
                 ran = story.starts and not self._restart_excuses(story, story.handed_in_at)
@@ -436,6 +437,8 @@ class Ledger:
         told = int.from_bytes(story.id[8:], "big") <= self._acknowledged.get(story.client, 0)
         if not (story.durable and told):
             return False
+        if story.work.key and story.id not in rows.outcomes:
+            return False  # it was attached to another, or its alias has gone by age
         row = rows.outcomes.get(story.id)
         if story.outcome is None and row is None:
             return story.id not in self._pruned
