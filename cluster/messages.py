@@ -70,10 +70,6 @@ def _byte_strings_of(v: Any, least: int, most: int) -> bool:
     return min(sizes) >= least and max(sizes) <= most
 
 
-def _byte_strings(v: Any) -> bool:
-    return _byte_strings_of(v, 0, _MAX_INT)
-
-
 def _job_ids(v: Any) -> bool:
     return _byte_strings_of(v, JOB_BYTES, JOB_BYTES)
 
