@@ -5,7 +5,8 @@
 - modules the user names go by value without cloudpickle's registry, which belongs to the whole process;
 - a class that is at home in this process stays as it is when an instance of it comes back: cloudpickle would
   build it anew, with all that its metaclass does, and overwrite its attributes and methods with older ones;
-- classes with ``__slots__``, cached functions and properties, and modules that refer to each other work.
+- classes with ``__slots__``, cached functions and properties, and modules that refer to each other work;
+- code keeps the name of its file, so that tracebacks show its lines (cloudpickle drops it since 3.1.3).
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from cloudpickle import cloudpickle as inside
 
 _HEAP_TYPE = 1 << 9
 """``Py_TPFLAGS_HEAPTYPE``: unset in classes that are written in C, of which there is no code to send."""
+
+_FILENAME = 10
+"""Where ``types.CodeType`` takes the name of the file, in Python 3.11 and later."""
 
 _NOT_SENT = ("__builtins__", "__loader__", "__spec__", "__cached__")
 """Of a module: how it was found here, which is not how it came there."""
@@ -80,12 +84,17 @@ class CodePickler(Pickler):  # type: ignore[misc]
     def _weak_dict(self, items: Any) -> Any:
         return type(items), (dict(items.items()),)  # functools.singledispatch has one
 
+    def _code(self, code: types.CodeType) -> Any:
+        make, args = inside._code_reduce(code)
+        return make, (*args[:_FILENAME], code.co_filename, *args[_FILENAME + 1 :])
+
     def _only_here(self, obj: Any) -> bool:
         """Whether its name, which is all that its own pickle would hold, means nothing elsewhere."""
         return self._covers(obj.__module__) or not inside._lookup_module_and_qualname(obj)
 
 
 _OWN_WAYS: dict[type, Callable[[CodePickler, Any], Any]] = {
+    types.CodeType: CodePickler._code,
     types.ModuleType: CodePickler._module,
     typing.TypeVar: CodePickler._type_variable,
     typing.NewType: CodePickler._new_type,

@@ -531,6 +531,16 @@ def test_closures_go_by_value() -> None:
     assert packed.by_value and load_function(packed.code)(1) == 6
 
 
+def test_code_keeps_the_name_of_its_file_so_that_tracebacks_show_its_lines() -> None:
+    def outer() -> Any:
+        def inner() -> None: ...
+
+        return inner
+
+    there = load_function(pack_function(outer).code)
+    assert there.__code__.co_filename == there().__code__.co_filename == __file__
+
+
 def test_a_large_callable_goes_by_value_so_that_it_is_sent_once() -> None:
     packed = pack_function(functools.partial(max, bytes(100_000)))
     assert packed.by_value and load_function(packed.code)(b"") == bytes(100_000)
@@ -636,7 +646,7 @@ def test_by_value_bytes_are_never_stale(change: str) -> None:
         assert before.by_value
     exec(code, script)  # noqa: S102
     after = pack_function(fn)
-    assert after.code == payload._CODE_MARK + cloudpickle.dumps(fn, protocol=5)
+    assert after.code == payload._cloudpickled(fn, payload._MAIN_ONLY)
     assert after.code != before.code
 
 
@@ -665,7 +675,7 @@ def test_whatever_changes_in_whatever_order_the_bytes_are_of_now(changes: list[s
         except NameError:
             continue
         for fn in (script[name], script["f"]):
-            assert pack_function(fn).code == payload._CODE_MARK + cloudpickle.dumps(fn, protocol=5)
+            assert pack_function(fn).code == payload._cloudpickled(fn, payload._MAIN_ONLY)
 
 
 def test_an_import_made_later_is_seen() -> None:
