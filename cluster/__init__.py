@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         DependencyFailed,
         Full,
         GiveUp,
+        Interrupted,
+        JobCancelled,
         JobError,
         JobExited,
         JobExpired,
@@ -37,11 +39,13 @@ if TYPE_CHECKING:
         Retry,
         SerializationError,
         Snooze,
+        SoftTimeout,
         TooLarge,
         UnknownJob,
         UnknownOption,
         WorkerCrashed,
     )
+    from cluster.job_context import CurrentJob, current_job, shield
     from cluster.jobs import Outcome
     from cluster.local import LocalCluster
     from cluster.options import Options, Webhook
@@ -57,10 +61,13 @@ __all__ = [
     "ClusterError",
     "ConfigError",
     "CoordinatorUnreachable",
+    "CurrentJob",
     "DependencyFailed",
     "Full",
     "Future",
     "GiveUp",
+    "Interrupted",
+    "JobCancelled",
     "JobError",
     "JobExited",
     "JobExpired",
@@ -79,6 +86,7 @@ __all__ = [
     "Retry",
     "SerializationError",
     "Snooze",
+    "SoftTimeout",
     "TooLarge",
     "Trigger",
     "UnknownJob",
@@ -87,11 +95,16 @@ __all__ = [
     "WorkerCrashed",
     "at",
     "cron",
+    "current_job",
     "every",
     "holidays",
+    "shield",
 ]
 
 _HOMES = {
+    "CurrentJob": "cluster.job_context",
+    "shield": "cluster.job_context",
+    "current_job": "cluster.job_context",
     "Client": "cluster.client",
     "Future": "cluster.client",
     "Options": "cluster.options",

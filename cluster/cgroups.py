@@ -41,27 +41,7 @@ class Cgroup:
     @classmethod
     def of_this_process(cls, proc: Path = Path("/proc/self"), top: Path = Path("/")) -> Cgroup:
         """``top``: where the paths in ``mountinfo`` begin."""
-        try:
-            lines = (proc / "cgroup").read_text("ascii").splitlines()
-            mounts = (proc / "mountinfo").read_text(errors="surrogateescape").splitlines()
-        except OSError:
-            return cls("")
-        paths: dict[str, str] = {}
-        for line in lines:
-            number, _, rest = line.partition(":")
-            controllers, _, path = rest.partition(":")
-            for controller in controllers.split(",") if number != "0" else [""]:
-                paths[controller] = path
-        chains: dict[str, list[Path]] = {}
-        for line in mounts:
-            left, _, right = line.partition(" - ")
-            kind = right.split(" ")[0]
-            if kind not in ("cgroup", "cgroup2"):
-                continue
-            _, _, _, root, point, *_ = left.split(" ")
-            for controller in [""] if kind == "cgroup2" else right.split(" ")[-1].split(","):
-                if controller in paths:
-                    chains[controller] = _upwards(top / point.lstrip("/"), root, paths[controller])
+        chains = own_groups(proc, top)
         unified = chains.get("", [])
         own = unified[0] if unified else None
         v1 = "memory" in chains or "cpu" in chains
@@ -81,6 +61,33 @@ class Cgroup:
             min(pids, key=lambda p: p[1] - p[0], default=None),
             not v1 and own is not None and os.access(own, os.W_OK) and os.access(own / "cgroup.procs", os.W_OK),
         )
+
+
+def own_groups(proc: Path = Path("/proc/self"), top: Path = Path("/")) -> dict[str, list[Path]]:
+    """Directories of the groups this process is in, each with those above it, by controller of version 1; version 2 is
+    under the empty name."""
+    try:
+        lines = (proc / "cgroup").read_text("ascii").splitlines()
+        mounts = (proc / "mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return {}
+    paths: dict[str, str] = {}
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for controller in controllers.split(",") if number != "0" else [""]:
+            paths[controller] = path
+    chains: dict[str, list[Path]] = {}
+    for line in mounts:
+        left, _, right = line.partition(" - ")
+        kind = right.split(" ")[0]
+        if kind not in ("cgroup", "cgroup2"):
+            continue
+        _, _, _, root, point, *_ = left.split(" ")
+        for controller in [""] if kind == "cgroup2" else right.split(" ")[-1].split(","):
+            if controller in paths:
+                chains[controller] = _upwards(top / point.lstrip("/"), root, paths[controller])
+    return chains
 
 
 def _upwards(point: Path, root: str, path: str) -> list[Path]:

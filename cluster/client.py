@@ -136,15 +136,22 @@ class Future(concurrent.futures.Future[T]):
         """
         return self._session.await_accepted(self, timeout)
 
-    def cancel(self) -> bool:
+    def cancel(self, running: bool = False) -> bool:
         """Whether the job was cancelled, on the coordinator's word, for which it waits a bounded time.
+
+        ``running``: also if it runs. It is interrupted then, and killed after its ``grace_s``; the future is done when
+        it has ended, one way or the other.
 
         Where it must not wait (in a callback, in an event loop) the wish is sent, and it is True only if the
         job had not left. The future may be cancelled later all the same. A job that runs is not stopped.
         """
         if self.done():
             return self.cancelled()
-        return self._session.cancel(self)
+        if self._session.cancel(self) or not running or self.job_id is None:
+            return self.cancelled()
+        self._session.ask("cancel", {"jobs": [self.job_id], "running": True})
+        concurrent.futures.wait([self], CANCEL_WAIT_S)
+        return self.cancelled()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a future belongs to its process; hand in its result() instead")
@@ -1077,12 +1084,14 @@ class Client(concurrent.futures.Executor):
             raise errors.ClusterError(f"{id!r} is the beginning of more than one id: {', '.join(found)} ...")
         return found[0]
 
-    def cancel(self, *ids: str) -> int:
+    def cancel(self, *ids: str, running: bool = False) -> int:
         """Cancel jobs that have not started, whoever handed them in; how many were cancelled at once.
 
-        What is on its way to a node is asked back, and cancelled if it has not started there.
+        What is on its way to a node is asked back, and cancelled if it has not started there. ``running``: those that
+        have are interrupted, and killed after their ``grace_s``.
         """
-        return sum(self.ask("cancel", jobs=list(some))["cancelled"] for some in _in_hundreds(ids))
+        said = ({"jobs": list(some), "running": running} for some in _in_hundreds(ids))
+        return sum(self.ask("cancel", **about)["cancelled"] for about in said)
 
     def retry(self, *ids: str, fn: Callable[..., Any] | None = None) -> dict[str, str]:
         """Run jobs again that have ended and did not succeed: new jobs with their arguments and options; their ids by

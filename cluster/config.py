@@ -149,3 +149,19 @@ class AgentLimits:
     """...and their bytes."""
     spawn_retry_s: float = 1.0
     """Pause before a worker that would not start is tried again; doubles up to 30 s."""
+    start_within_s: float = 60.0
+    """A worker that is not ready after this, with all that it imports and initialises, is killed and tried again."""
+    interrupt_every_s: float = 0.1
+    """A job that shall end is interrupted again and again, since it may not have noticed."""
+    look_every_s: float = 0.1
+    """Memory and processes of a job with limits are looked at so often, where no control group holds them."""
+    max_jobs_per_worker: int = 0
+    """A worker is replaced after so many jobs; 0: never,"""
+    max_worker_age_s: float = 86_400.0
+    """...or at this age,"""
+    max_left_bytes: int = 1024**3
+    """...or when so much more memory than at its start stays with it between jobs."""
+    idle_s: float = 600.0
+    """A worker without work for so long is let go, and comes back on demand,"""
+    min_workers: int = 1
+    """...but for so many."""

@@ -1,7 +1,8 @@
 """Every error a user can meet. Rules of this file: names, meaning and what to do; no imports of ours.
 
 ``ClusterError`` is the root. Errors of one job (``JobError``) arrive in that job's future and nowhere else;
-the others are raised where the mistake was made.
+the others are raised where the mistake was made. What is raised *in* a job is of two kinds: words of its own to the
+cluster (``Retry``, ``Snooze``, ``GiveUp``), and interruptions that it is not to swallow (``Interrupted``).
 """
 
 from __future__ import annotations
@@ -172,6 +173,21 @@ class Cancelled(JobError, concurrent.futures.CancelledError):
 
 class JobTimeout(JobError):
     """The job ran longer than its own ``timeout_s``. Not the ``TimeoutError`` of ``future.result``."""
+
+
+# --------------------------------------------------------------------------- raised in a job, by the cluster
+
+
+class Interrupted(BaseException):
+    """The job is to end now. It is no ``Exception``, so that a job does not swallow it by accident."""
+
+
+class JobCancelled(Interrupted):
+    """The job was cancelled while it ran."""
+
+
+class SoftTimeout(Interrupted):
+    """The job has run for its ``timeout_s``; after ``grace_s`` more its processes are killed."""
 
 
 JOB_ERRORS: dict[str, type[JobError]] = {

@@ -40,6 +40,7 @@ KINDS: dict[str, Kind] = {
     "node_suspect": Kind(WARNING, "node {node} is silent ({reason})"),
     "node_back": Kind(INFO, "node {node} is heard again"),
     "node_lost": Kind(WARNING, "node {node} is lost ({reason}); {n} attempts ended"),
+    "node_drains": Kind(INFO, "node {node} takes nothing new and will leave: {reason}"),
     "node_left": Kind(INFO, "node {node} left"),
     "name_contested": Kind(
         WARNING,
@@ -59,6 +60,10 @@ KINDS: dict[str, Kind] = {
     "link_back": Kind(WARNING, "registered again after {seconds:.1f} s"),  # as loud as what it ends
     "worker_started": Kind(DEBUG, "worker {pid} serves slot {slot}"),
     "worker_died": Kind(WARNING, "worker {pid} of slot {slot} died: {cause}"),
+    "drains": Kind(
+        INFO, "takes nothing new; leaves when {n} attempts have ended, in {seconds:.0f} s at the latest: {reason}"
+    ),
+    "worker_replaced": Kind(DEBUG, "worker {pid} of slot {slot} is replaced: {cause}"),
     "jobs_run": Kind(DEBUG, "{n} attempts {outcome}"),
     "assignments_discarded": Kind(INFO, "{n} attempts given up: {reason}"),
     "blob_failed": Kind(WARNING, "blob {sha}: {reason}"),

@@ -52,6 +52,10 @@ class End(enum.IntEnum):
     """...or never to be run again."""
     UNSTARTED = 5
     """Its time to start was over (at most once). Inside a node only: to the coordinator it is given back."""
+    TIMED_OUT = 9
+    """It ran longer than its ``timeout_s``, and was interrupted or killed for it."""
+    CANCELLED = 10
+    """It was interrupted, killed or not started because the coordinator said so."""
 
 
 class BadSpec(ValueError):
@@ -72,6 +76,7 @@ MOST_WORDS = 32
 MOST_PARENTS = 1_000
 """Jobs that one job may wait for."""
 FINGERPRINT_BYTES = 64
+MOST_BYTES, MOST_FILES, MOST_CPUS = 1 << 60, 1 << 22, 4096
 HOOK_BYTES = 48 * 1024
 """Bound of a hook with its code: it lies in the spec of the jobs it belongs to."""
 
@@ -89,6 +94,18 @@ def _budget(v: Any) -> bool:
 
 def _seconds(v: Any) -> bool:
     return type(v) in (int, float) and 0 <= v <= LONGEST_S
+
+
+def _natural(v: Any) -> bool:
+    return type(v) is int and 0 <= v <= MOST_BYTES
+
+
+def _count(v: Any) -> bool:
+    return type(v) is int and 0 <= v <= MOST_FILES
+
+
+def _processors(v: Any) -> bool:
+    return type(v) in (int, float) and 0 <= v <= MOST_CPUS
 
 
 def _factor(v: Any) -> bool:
@@ -171,6 +188,23 @@ class Rules:
     """...when it has failed, timed out, expired or is lost,"""
     on_dead: bytes = _rule(b"", _hook)
     """...and when it is set aside as a dead letter."""
+    timeout_s: float = _rule(0.0, _seconds)
+    """How long one attempt may run before it is interrupted; 0 for ever."""
+    grace_s: float = _rule(5.0, _seconds)
+    """How long it may unwind after that, or after a cancel that gives no time of its own, before it is killed."""
+    memory_bytes: int = _rule(0, _natural)
+    """Memory that it may take with all its processes, on top of what its worker had; 0 without limit."""
+    cpus: float = _rule(0.0, _processors)
+    """Processors it may use with all its processes, in parts too; 0 without limit."""
+    open_files: int = _rule(0, _count)
+    """Descriptors each of its processes may have open; 0: as many as the node's."""
+    processes: int = _rule(0, _count)
+    """Processes and threads it may have, with those of its worker; 0 without limit."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether its processes have to be held together while it runs."""
+        return bool(self.memory_bytes or self.cpus or self.processes)
 
     def encode(self) -> dict[str, Any]:
         return {name: value for name in _RULES if (value := getattr(self, name)) != _RULES[name].default}

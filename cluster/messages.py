@@ -3,13 +3,14 @@
 A message is a dataclass whose fields are packed in order. Jobs travel as *columns* (one list per field, all of
 one length), because a column's types are checked in one step and shared by no one. Each field's annotation
 carries its check, so a message that decodes is safe to use. ``Large`` is a sparse column: ``[row, sha256, size]``
-for the rows whose bytes travel as a blob (their inline bytes are empty).
+for the rows whose bytes travel as a blob (their inline bytes are empty). So are ``Records``: ``[row, cpu_us, peak_kib,
+waited_us, init_us]``, and ``Rows``: ``[row, bytes]``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import NoneType
 from typing import Annotated, Any, ClassVar, get_type_hints
 
@@ -107,6 +108,10 @@ def _code(v: Any) -> bool:
     )
 
 
+def _records(v: Any) -> bool:
+    return type(v) is list and all(type(r) is list and len(r) == 5 and all(map(_natural, r)) for r in v)
+
+
 def _labels(v: Any) -> bool:
     return (
         type(v) is dict
@@ -151,6 +156,7 @@ Inline = Annotated[list[bytes], _inline]
 Texts = Annotated[list[str], _short_texts]
 Rows = Annotated[list[list[Any]], _rows]
 Large = Annotated[list[list[Any]], _large]
+Records = Annotated[list[list[int]], _records]
 Code = Annotated[list[list[bytes]], _code]
 
 
@@ -348,6 +354,26 @@ class Finished(Message):
     large: Large
     run_us: Naturals
     workers: Naturals
+    records: Records = field(default_factory=list)
+    """What the longer ones have used; of others that is not worth a row."""
+
+
+@dataclass(slots=True)
+class Saved(Message):
+    """These attempts have saved a state for the next attempt of their jobs, in place of what was saved before."""
+
+    KIND: ClassVar[int] = 23
+    COLUMNS: ClassVar[tuple[str, ...]] = ("tokens", "states")
+    tokens: Naturals
+    states: Inline
+
+
+@dataclass(slots=True)
+class Draining(Message):
+    """The node takes nothing new: what it is given all the same it gives back. It leaves when what runs has ended."""
+
+    KIND: ClassVar[int] = 24
+    reason: Text
 
 
 @dataclass(slots=True)
@@ -436,6 +462,8 @@ class Assign(Message):
     payloads: Inline
     large: Large
     code: Code
+    about: Rows = field(default_factory=list)
+    """What jobs may know of themselves; most have nothing of the kind."""
 
 
 @dataclass(slots=True)
@@ -452,6 +480,15 @@ class Discard(Message):
 
     KIND: ClassVar[int] = 38
     tokens: Naturals
+
+
+@dataclass(slots=True)
+class Interrupt(Message):
+    """End these attempts: what runs unwinds, and is killed after ``grace_ms``."""
+
+    KIND: ClassVar[int] = 46
+    tokens: Naturals
+    grace_ms: Natural
 
 
 @dataclass(slots=True)

@@ -21,6 +21,9 @@ from cluster.jobs import (
     FINGERPRINT_BYTES,
     LATEST,
     LONGEST_S,
+    MOST_BYTES,
+    MOST_CPUS,
+    MOST_FILES,
     MOST_PARENTS,
     MOST_PRIORITY,
     MOST_RETRIES,
@@ -100,6 +103,18 @@ class Options:
     """How often it runs again after its worker died under it (0 to 100),"""
     memory_retries: int = AS_USUAL.memory_retries
     """...and after that happened because memory ran out."""
+    timeout_s: float | timedelta | None = None
+    """How long one attempt may run before ``SoftTimeout`` is raised in it,"""
+    grace_s: float | timedelta = AS_USUAL.grace_s
+    """...and how long it may unwind then, or when it is cancelled, before it is killed with all its processes."""
+    memory_bytes: int | None = None
+    """Memory it may take with all its processes, beyond what its worker had."""
+    cpus: float | None = None
+    """Processors it may use with all its processes, in parts too."""
+    open_files: int | None = None
+    """Descriptors each of its processes may have open."""
+    processes: int | None = None
+    """Processes and threads it may have, its worker's among them."""
     delay_s: float | timedelta = 0.0
     """Not before this time has passed since the coordinator took it,"""
     at: datetime | None = None
@@ -166,8 +181,26 @@ class Options:
         _check_number("priority", self.priority, int, -MOST_PRIORITY, MOST_PRIORITY)
         _check_number("backoff", self.backoff, float, 1, 100)
         _check_number("jitter", self.jitter, float, 0, 1)
-        for name in ("retry_delay_s", "retry_max_delay_s", "delay_s", "key_ttl_s", "expires_s", "result_ttl_s"):
+        for name in (
+            "retry_delay_s",
+            "retry_max_delay_s",
+            "delay_s",
+            "key_ttl_s",
+            "expires_s",
+            "result_ttl_s",
+            "timeout_s",
+            "grace_s",
+        ):
             object.__setattr__(self, name, _seconds(name, getattr(self, name)))
+        for name, least, most in (
+            ("memory_bytes", 1, MOST_BYTES),
+            ("open_files", 8, MOST_FILES),
+            ("processes", 1, MOST_FILES),
+        ):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), int, least, most)
+        if self.cpus is not None:
+            _check_number("cpus", self.cpus, float, 0.01, MOST_CPUS)
         self._check_moment()
         for name in HOOKS:
             value = getattr(self, name)
@@ -214,7 +247,8 @@ class Options:
         said["at_most_once"] = self.delivery == "at_most_once"
         said["client_bound"] = self.lifetime == "client"
         said["expires_s"] = self.expires_s or 0.0
-        said["result_ttl_s"] = self.result_ttl_s or 0.0
+        for name in ("result_ttl_s", "timeout_s", "memory_bytes", "cpus", "open_files", "processes"):
+            said[name] = getattr(self, name) or 0
         return Rules(**said)
 
     @property
@@ -259,13 +293,13 @@ def _check_number(what: str, value: object, kind: type, least: float, most: floa
 
 
 def _seconds(what: str, value: object) -> float | None:
-    if value is None and what in ("expires_s", "result_ttl_s"):
+    if value is None and what in ("expires_s", "result_ttl_s", "timeout_s"):
         return None
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{what} is a number of seconds or a timedelta, not {type(value).__name__}")
-    least = 1e-3 if what in ("expires_s", "result_ttl_s") else 0.0
+    least = 1e-3 if what in ("expires_s", "result_ttl_s", "timeout_s") else 0.0
     if not least <= value <= LONGEST_S:
         raise ValueError(f"{what} is {least:g} to {LONGEST_S:.0f} seconds, not {value}")
     return float(value)

@@ -341,6 +341,18 @@ def pack_result(value: Any, *, max_bytes: int = MAX_BLOB_BYTES) -> bytes | Large
 # --------------------------------------------------------------------------------- bytes to values
 
 
+def pack_state(value: Any, max_bytes: int) -> bytes:
+    """Pickle what a job saves for its next attempt. Raises ``ValueError`` above ``max_bytes``."""
+    data = _pickled(value, _MAIN_ONLY)
+    if len(data) > max_bytes:
+        raise ValueError(f"the state is a pickle of {len(data)} bytes; the limit is {max_bytes}")
+    return data
+
+
+def unpack_state(data: bytes) -> Any:
+    return _unpack(data)
+
+
 def unpack_call(buffer: Buffer, node: str = "") -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments from bytes; arrays of a writable ``buffer`` are views of it. ``SerializationError``."""
     try:
@@ -919,7 +931,9 @@ __all__ = (
     "pack_failure",
     "pack_function",
     "pack_result",
+    "pack_state",
     "unpack_call",
     "unpack_failure",
     "unpack_result",
+    "unpack_state",
 )

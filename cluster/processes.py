@@ -92,8 +92,9 @@ class Process:
         self.ready = json.loads(line)
 
     def terminate(self) -> None:
+        """At once: a node does not wait for what runs."""
         with contextlib.suppress(ProcessLookupError):
-            self._popen.send_signal(signal.SIGTERM)
+            self._popen.send_signal(signal.SIGINT)
 
     def wait_or_kill(self, deadline: float) -> None:
         try:

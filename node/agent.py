@@ -27,33 +27,56 @@ from cluster.actor import (
 )
 from cluster.config import BATCH_BYTES, INLINE_BYTES, MAX_BATCH, PROTOCOL, AgentLimits
 from cluster.facts import fact
-from cluster.jobs import BadSpec, End, Failure, Spec
+from cluster.jobs import AS_USUAL, BadSpec, End, Failure, Spec
 from cluster.messages import (
     Assign,
     BlobRefused,
     Bye,
     Chunk,
     Discard,
+    Draining,
     Fetch,
     Finished,
     Heartbeat,
+    Interrupt,
     Message,
     NodeHello,
     Pulse,
     Refusal,
     Retract,
     Returned,
+    Saved,
     Started,
     Taken,
     Welcome,
 )
 from cluster.session import Dialer
+from node import attempts as life
 from node.attempts import Attempt, Attempts, Phase, Step
-from node.events import Done, Give, KillWorker, Recall, Recalled, Run, SpawnWorker, WorkerDone, WorkerGone, WorkerUp
+from node.events import (
+    Done,
+    Give,
+    InterruptWorker,
+    KillWorker,
+    Look,
+    Recall,
+    Recalled,
+    Run,
+    Seen,
+    SpawnWorker,
+    StateSaved,
+    WorkerDone,
+    WorkerGone,
+    WorkerUp,
+)
 from node.slots import Slot, Slots
 
 MAX_SPECS = 2_000
 """Opened specs kept for the next message that names them."""
+
+
+NOTED_WAIT_US = 10_000
+"""An attempt that waited longer at its node has a record, however short it was."""
 
 
 @dataclass(slots=True)
@@ -65,9 +88,11 @@ class VitalsTaken:
 
 @dataclass(slots=True)
 class LeaveWished:
-    """The agent shall stop: tell the coordinator, leave what runs."""
+    """The agent shall stop: tell the coordinator, give back what has not started, let what runs go on for a while."""
 
     reason: str
+    within_s: float = 0.0
+    """After this what still runs is left, to be run elsewhere. A second wish may only shorten it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +134,12 @@ class Agent:
         self._unsent: list[Attempt] = []
         """Finished on this link's account, and not yet told."""
         self._unacked: deque[tuple[int, list[Attempt]]] = deque()
+        self._states: list[Attempt] = []
+        """Attempts that have saved something the coordinator has not been told on this link."""
         self._vitals: dict[str, Any] = {}
         self._leaving: str | None = None
+        self._leave_by = float("inf")
+        self._left = False
         self._now = 0.0
         self._turn = Turn()
 
@@ -133,6 +162,10 @@ class Agent:
                     self._worker_gone(event)
                 case Recalled():
                     self._recalled(event)
+                case StateSaved():
+                    self._saved(event)
+                case Seen():
+                    self._seen(event)
                 case blobs.ChunkWritten():
                     self._chunk_written(event)
                 case blobs.ChunkRead():
@@ -154,7 +187,7 @@ class Agent:
                 case Rejected():
                     self._do(Stop(event.reason, error=True))
                 case LeaveWished():
-                    self._leaving = event.reason
+                    self._leave(event)
                 case Stalled():
                     self._stalled(event.seconds)
                 case WallClockJumped():
@@ -165,6 +198,7 @@ class Agent:
                     drained = True
         self._staff()
         self._give()
+        self._tell_states()
         self._tell_results()
         if self._outgoing:
             self._do(*self._outgoing.duties())
@@ -178,14 +212,37 @@ class Agent:
     def deadline(self) -> float | None:
         beat = self._dialer.deadline(self._dialer.times.heartbeat_s)
         times = [t for t in (beat, self._dialer.word_due()) if t is not None]
+        if self._leaving is not None and not self._left:
+            times.append(self._leave_by if len(self._attempts) else self._now)
+        limits = self._limits
         for slot in self._slots:
-            if len(slot.given) > 1 and not slot.recalling:
-                times.append(slot.moved_at + self._limits.stuck_s)
-            elif slot.given and self._dialer.up and not self._told_started(slot):
-                times.append(slot.moved_at + self._limits.started_after_s)
-            elif not slot.pid and not slot.spawning:
+            if slot.given:
+                if len(slot.given) > 1 and not slot.recalling:
+                    times.append(slot.moved_at + limits.stuck_s)
+                elif self._dialer.up and not self._told_started(slot):
+                    times.append(slot.moved_at + limits.started_after_s)
+                attempt = self._attempts.get(slot.head)
+                if attempt is not None and (attempt.stop is not None or attempt.run.spec.rules is not AS_USUAL):
+                    times += self._due_times(slot, attempt)
+            elif slot.spawning and not slot.killing:
+                times.append(slot.asked_at + limits.start_within_s)
+            elif slot.pid or slot.spawning:
+                if slot.pid and not slot.killing and self._staffed > limits.min_workers:
+                    times.append(slot.moved_at + limits.idle_s)
+            elif not slot.resting and self._leaving is None:
                 times.append(slot.spawn_at)
         return min(times, default=None)
+
+    def _leave(self, wish: LeaveWished) -> None:
+        self._leave_by = min(self._leave_by, self._now + wish.within_s)
+        if self._leaving is None:
+            self._leaving = wish.reason
+            if wish.within_s:
+                self._fact("drains", n=len(self._attempts), seconds=wish.within_s, reason=wish.reason)
+                self._send(Draining(wish.reason))
+                for slot in self._slots:
+                    if len(slot.given) > 1:
+                        self._recall(slot)
 
     # ------------------------------------------------------------------------------- small tools
 
@@ -239,6 +296,8 @@ class Agent:
                 self._welcome(message)
             case Retract():
                 self._retract(message.tokens)
+            case Interrupt():
+                self._interrupt(message.tokens, message.grace_ms / 1000)
             case Discard():
                 self._discard(message.tokens, "the coordinator has given them to another, or to nobody")
             case Chunk():
@@ -263,11 +322,16 @@ class Agent:
         self._stored.clear()
         for word in self._outgoing.restart():
             self._send(word)
+        if self._leaving is not None:
+            self._send(Draining(self._leaving))
         for attempt in self._unsent:
             self._upload(attempt)
         for attempt in self._attempts:
             attempt.retract_asked = False
             attempt.told_started = False
+            if attempt.state is not None and attempt.phase is not Phase.OWED:
+                attempt.state_told = False
+                self._states.append(attempt)
         for sha, (size, _) in self._wanted.items():
             self._send(Fetch(sha, size))
 
@@ -307,6 +371,7 @@ class Agent:
         expected = [us / 1e6 for us in message.expected_us]
         expected += [0.0] * (len(specs) - len(expected))
         queue = self._attempts.queue
+        told: dict[int, bytes] = {row: raw for row, raw in message.about}  # noqa: C416 (the types)
         for row, (index, job, number, token, payload) in enumerate(
             zip(message.spec_of, message.jobs, message.attempts, message.tokens, message.payloads, strict=True)
         ):
@@ -319,7 +384,11 @@ class Agent:
                 self._end(attempt, _failure(token, "JobRefused", spec))
                 continue
             once = spec.rules.at_most_once
-            attempt = Attempt(Run(token, job, number, spec, payload, large.get(row)), 0.0 if once else expected[index])
+            rules = spec.rules
+            alone = rules is not AS_USUAL and (once or rules.timeout_s or rules.limited)
+            run = Run(token, job, number, spec, payload, large.get(row), 0.0, told.get(row, b""))
+            attempt = Attempt(run, 0.0 if alone else expected[index])
+            attempt.arrived = self._now
             attempt.link = self._dialer.link.number
             self._attempts.add(attempt)
             if spec.by_value or attempt.run.large is not None:
@@ -410,20 +479,33 @@ class Agent:
     # ------------------------------------------------------------------------------- workers
 
     def _staff(self) -> None:
+        """A worker for each slot, but for those that rest while there is no work for them."""
+        if self._leaving is not None:
+            return
         for slot in self._slots:
             if not slot.pid and not slot.spawning and self._now >= slot.spawn_at:
-                slot.spawning = True
+                if slot.resting and len(self._attempts.queue) <= self._free():
+                    continue
+                slot.spawning, slot.resting, slot.asked_at = True, False, self._now
                 self._do(SpawnWorker(slot.number))
+
+    @property
+    def _staffed(self) -> int:
+        return sum(1 for slot in self._slots if not slot.resting)
+
+    def _free(self) -> int:
+        return sum(1 for slot in self._slots if not slot.given and not slot.resting)
 
     def _worker_up(self, event: WorkerUp) -> None:
         slot = self._slots[event.slot]
         slot.pid, slot.spawning, slot.failures = event.pid, False, 0
+        slot.moved_at, slot.init_us = self._now, event.init_us
         self._fact("worker_started", pid=event.pid, slot=event.slot)
 
     def _give(self) -> None:
         """Deal waiting attempts round the workers that have room, the emptiest first."""
         queue = self._attempts.queue
-        if not queue:
+        if not queue or self._leaving is not None:
             return
         runs: dict[int, list[Run]] = {}
         put_off: list[Attempt] = []
@@ -467,8 +549,10 @@ class Agent:
     def _worker_done(self, event: WorkerDone) -> None:
         slot = self._slots[event.slot]
         slot.moved_at, slot.idle_deaths = self._now, 0
+        slot.leaving = slot.leaving or bool(event.leaving)
         for done in event.rows:
             slot.take(done.token)
+            slot.cpu_us += done.cpu_us
             attempt = self._attempts.get(done.token)
             if attempt is None or attempt.phase is not Phase.GIVEN:
                 if done.large is not None:
@@ -476,6 +560,7 @@ class Agent:
                     self._do(*self._shelf.release(done.large[0]))
                 continue
             attempt.pid = event.pid
+            attempt.init_us, slot.init_us = slot.init_us, 0
             if done.end == End.UNSTARTED:
                 self._take_back([attempt])
             else:
@@ -486,6 +571,7 @@ class Agent:
         if done.large is not None:
             self._keep(*done.large)
         attempt.done = done
+        attempt.waited_us = max(0, int((self._now - attempt.arrived) * 1e6) - done.run_us)
         attempt.step(Step.ENDED)
         if attempt.run.spec.by_value or attempt.run.large is not None:
             self._release_inputs(attempt)
@@ -504,32 +590,63 @@ class Agent:
 
     def _worker_gone(self, event: WorkerGone) -> None:
         slot = self._slots[event.slot]
-        self._fact("worker_died", pid=event.pid, slot=event.slot, cause=event.cause)
+        cause, expected = event.cause, event.replaced or slot.resting or slot.killing > 0
+        if slot.resting:
+            cause = f"no work for it since {self._limits.idle_s:g} s"
+        elif slot.killing and slot.spawning:
+            cause = f"not ready after {self._limits.start_within_s:g} s (start_within_s)"
+        self._fact("worker_replaced" if expected else "worker_died", pid=event.pid, slot=event.slot, cause=cause)
         if slot.spawning:
             slot.failures += 1
-        elif event.suspect is None:
+        elif event.suspect is None and not expected:
             slot.idle_deaths += 1
         if event.suspect is None:
             # The first death of an idle worker is an accident; what repeats itself is tried ever more slowly.
             excess = slot.failures + max(0, slot.idle_deaths - 1)
             pause_s = min(30.0, self._limits.spawn_retry_s * 2.0 ** min(excess - 1, 8)) if excess else 0.0
             slot.spawn_at = self._now + pause_s
-        when = "under the job" if event.noted else "before the job's function began"
-        slot.pid, slot.spawning, slot.recalling = 0, False, False
+        killed_for, cpu_us = slot.killing, max(0, event.cpu_us - slot.cpu_us)
         unread = []
         for token in list(slot.given):
             attempt = self._attempts.get(token)
             if attempt is None or attempt.phase is not Phase.GIVEN:
                 continue
-            if token == event.suspect:
+            bystander = killed_for and token != killed_for and not attempt.run.spec.rules.at_most_once
+            if token == event.suspect and not bystander:
                 attempt.pid = event.pid
-                text = f"the worker process died {when}: {event.cause}"
-                end = End.MEMORY if event.out_of_memory else End.CRASHED
-                self._end(attempt, _failure(token, "WorkerCrashed", text, end))
+                self._end(attempt, self._death_of(attempt, event, cpu_us))
             else:
                 unread.append(attempt)
         slot.clear()
         self._take_back(unread)
+
+    def _death_of(self, attempt: Attempt, event: WorkerGone, cpu_us: int) -> Done:
+        """What is said of the attempt that a worker died with."""
+        rules, stack = attempt.run.spec.rules, event.stack
+        peak_kib = max(event.peak_kib, attempt.seen_bytes >> 10)
+        peak = f"; its memory peaked at {peak_kib >> 10} MiB" if peak_kib else ""
+        kind, end = "WorkerCrashed", End.CRASHED
+        match attempt.stop:
+            case life.Stop.CANCEL:
+                kind, end = "Cancelled", End.CANCELLED
+                text = f"cancelled while it ran, and killed {attempt.grace_s:g} s later"
+            case life.Stop.TIMEOUT:
+                kind, end = "JobTimeout", End.TIMED_OUT
+                text = f"killed {attempt.grace_s:g} s (grace_s) after its timeout_s of {rules.timeout_s:g} s{peak}"
+            case life.Stop.MEMORY:
+                end = End.MEMORY
+                used = attempt.seen_bytes
+                text = f"killed by the agent: {used} bytes of memory where its memory_bytes is {rules.memory_bytes}"
+            case life.Stop.PROCESSES:
+                end = End.RAISED
+                text = f"killed by the agent: more processes and threads than its limit of {rules.processes}"
+            case _:
+                when = "under the job" if event.noted else "before the job's function began"
+                text, stack = f"the worker process died {when}: {event.cause}{peak}", ""
+                end = End.MEMORY if event.out_of_memory else End.CRASHED
+        run_us = max(0, int((self._now - self._slots[attempt.slot].moved_at) * 1e6))
+        failure = Failure(kind, text, stack.strip())
+        return Done(attempt.run.token, end, failure.encode(), None, run_us, cpu_us, peak_kib)
 
     def _recalled(self, event: Recalled) -> None:
         slot = self._slots[event.slot]
@@ -549,7 +666,9 @@ class Agent:
             if attempt is None:
                 continue
             if attempt.discarded:
-                self._do(KillWorker(slot.number))
+                self._kill(slot, token)
+            elif attempt.stop is not None:
+                self._unwind(slot, attempt)
             elif attempt.retract_asked:
                 attempt.retract_asked = False
                 kept.append(token)
@@ -562,9 +681,12 @@ class Agent:
         for attempt in attempts:
             if attempt.discarded:
                 self._forget(attempt)
+            elif attempt.stop is life.Stop.CANCEL:
+                self._end(attempt, _unstarted(attempt.run.token))
             elif attempt.retract_asked and self._dialer.up:
                 returned.append(attempt)
             else:
+                attempt.stop, attempt.kill_at = None, 0.0  # its time has not begun
                 stay.append(attempt)
         self._attempts.requeue(stay)
         self._return(returned)
@@ -580,6 +702,115 @@ class Agent:
         if not slot.recalling:
             slot.recalling = True
             self._do(Recall(slot.number))
+
+    # ------------------------------------------------------------------------------- ending what runs
+
+    def _interrupt(self, tokens: list[int], grace_s: float) -> None:
+        for token in dict.fromkeys(tokens):
+            attempt = self._attempts.get(token)
+            if attempt is None or attempt.phase is Phase.OWED or attempt.discarded:
+                continue
+            if attempt.phase is not Phase.GIVEN:
+                self._end(attempt, _unstarted(token))
+            elif attempt.stop is None:
+                attempt.stop, attempt.grace_s = life.Stop.CANCEL, grace_s
+                self._recall(self._slots[attempt.slot])  # if it comes back, it has not started
+            elif attempt.kill_at:
+                attempt.kill_at = min(attempt.kill_at, self._now + grace_s)
+
+    def _unwind(self, slot: Slot, attempt: Attempt) -> None:
+        """The attempt runs, and nothing lies behind it: interrupt it until it ends, and kill it in the end."""
+        if not attempt.kill_at:
+            attempt.kill_at = self._now + max(attempt.grace_s, self._limits.interrupt_every_s / 2)
+            attempt.again_at = self._now
+        self._press(slot, attempt)
+
+    def _press(self, slot: Slot, attempt: Attempt) -> None:
+        if self._now >= attempt.kill_at:
+            self._kill(slot, attempt.run.token)
+        elif self._now >= attempt.again_at:
+            every, left_s = self._limits.interrupt_every_s, attempt.kill_at - self._now
+            first = attempt.again_at <= attempt.kill_at - max(attempt.grace_s, every / 2)
+            timeout_s = attempt.run.spec.rules.timeout_s if attempt.stop is life.Stop.TIMEOUT else 0.0
+            self._do(InterruptWorker(slot.number, attempt.run.token, timeout_s, dump=first or left_s <= 2 * every))
+            last = attempt.kill_at - every / 4  # for the stack that is told
+            attempt.again_at = min(self._now + every, last) if last > self._now else self._now + every
+
+    def _kill(self, slot: Slot, token: int) -> None:
+        if not slot.killing:
+            slot.killing = token
+            self._do(KillWorker(slot.number))
+
+    def _due_times(self, slot: Slot, attempt: Attempt) -> list[float]:
+        """When the attempt that runs must be attended to, for its limits or its end."""
+        if slot.killing:
+            return []
+        if attempt.stop is not None:
+            return [min(attempt.again_at, attempt.kill_at)] if attempt.kill_at else []
+        rules, times = attempt.run.spec.rules, []
+        if rules.timeout_s:
+            times.append(slot.moved_at + rules.timeout_s)
+        if rules.memory_bytes or rules.processes:
+            times.append(max(attempt.seen_at, slot.moved_at) + self._limits.look_every_s)
+        return times
+
+    def _limit(self, slot: Slot, attempt: Attempt) -> None:
+        rules = attempt.run.spec.rules
+        if slot.killing:
+            return
+        if attempt.stop is not None:
+            if attempt.kill_at:
+                self._press(slot, attempt)
+            return
+        if rules.timeout_s and self._now >= slot.moved_at + rules.timeout_s:
+            attempt.stop, attempt.grace_s = life.Stop.TIMEOUT, rules.grace_s
+            self._recall(slot)
+        elif (rules.memory_bytes or rules.processes) and (
+            self._now >= max(attempt.seen_at, slot.moved_at) + self._limits.look_every_s
+        ):
+            attempt.seen_at = self._now
+            self._do(Look(slot.number, attempt.run.token))
+
+    def _seen(self, event: Seen) -> None:
+        slot, attempt = self._slots[event.slot], self._attempts.get(event.token)
+        if attempt is None or slot.head != event.token or attempt.phase is not Phase.GIVEN:
+            return
+        rules = attempt.run.spec.rules
+        attempt.seen_bytes = max(attempt.seen_bytes, event.memory_bytes)
+        if rules.memory_bytes and event.memory_bytes > rules.memory_bytes:
+            attempt.stop = life.Stop.MEMORY
+        elif rules.processes and event.processes > rules.processes:
+            attempt.stop = life.Stop.PROCESSES
+        else:
+            return
+        self._recall(slot)
+        self._kill(slot, event.token)
+
+    # ------------------------------------------------------------------------------- what jobs save
+
+    def _saved(self, event: StateSaved) -> None:
+        attempt = self._attempts.get(event.token)
+        if attempt is not None and attempt.phase is Phase.GIVEN and not attempt.discarded:
+            attempt.state, attempt.state_told = event.state, False
+            self._states.append(attempt)
+
+    def _tell_states(self) -> None:
+        if not self._states or not self._dialer.up:
+            return
+        tell = {a.run.token: a for a in self._states if not a.state_told and a.state is not None and not a.discarded}
+        self._states.clear()
+        tokens: list[int] = []
+        states: list[bytes] = []
+        for token, attempt in tell.items():
+            assert attempt.state is not None
+            attempt.state_told = True
+            tokens.append(token)
+            states.append(attempt.state)
+            if sum(map(len, states)) >= BATCH_BYTES:
+                self._send(Saved(tokens, states))
+                tokens, states = [], []
+        if tokens:
+            self._send(Saved(tokens, states))
 
     # ------------------------------------------------------------------------------- taking back
 
@@ -653,6 +884,7 @@ class Agent:
 
     def _finished(self, attempts: list[Attempt]) -> None:
         tokens, ends, payloads, large, run_us, workers = [], [], [], [], [], []
+        records = []
         for row, attempt in enumerate(attempts):
             done = attempt.done
             assert done is not None
@@ -663,7 +895,10 @@ class Agent:
                 large.append([row, *done.large])
             run_us.append(done.run_us)
             workers.append(attempt.pid)
-        self._send(Finished(tokens, ends, payloads, large, run_us, workers))
+            if done.peak_kib or attempt.init_us or attempt.waited_us > NOTED_WAIT_US:
+                peak_kib = max(done.peak_kib, attempt.seen_bytes >> 10)
+                records.append([row, done.cpu_us or done.run_us, peak_kib, attempt.waited_us, attempt.init_us])
+        self._send(Finished(tokens, ends, payloads, large, run_us, workers, records))
         self._unacked.append((self._dialer.link.sent, attempts))
         self._fact("jobs_run", len(attempts), outcome="finished")
 
@@ -674,6 +909,14 @@ class Agent:
         self._dialer.stalled(seconds)
         for slot in self._slots:
             slot.moved_at += seconds
+            slot.asked_at += seconds
+            attempt = self._attempts.get(slot.head)
+            if attempt is not None and attempt.kill_at:
+                attempt.kill_at += seconds
+
+    def _is_superfluous(self, slot: Slot) -> bool:
+        idle = bool(slot.pid) and not slot.killing and not slot.leaving
+        return idle and self._now >= slot.moved_at + self._limits.idle_s and self._staffed > self._limits.min_workers
 
     def _told_started(self, slot: Slot) -> bool:
         attempt = self._attempts.get(next(iter(slot.given)))
@@ -681,9 +924,18 @@ class Agent:
 
     def _judge(self) -> None:
         started = []
+        limits = self._limits
         for slot in self._slots:
             if not slot.given:
+                if slot.spawning and self._now >= slot.asked_at + limits.start_within_s and not slot.killing:
+                    self._kill(slot, -1)
+                elif self._is_superfluous(slot):
+                    slot.resting = True
+                    self._kill(slot, -1)
                 continue
+            running = self._attempts.get(slot.head)
+            if running is not None and (running.stop is not None or running.run.spec.rules is not AS_USUAL):
+                self._limit(slot, running)
             if len(slot.given) > 1 and self._now >= slot.moved_at + self._limits.stuck_s:
                 self._recall(slot)
             if self._now >= slot.moved_at + self._limits.started_after_s and not self._told_started(slot):
@@ -694,16 +946,22 @@ class Agent:
                     started.append(token)
         if started:
             self._send(Started(started))
-        if self._leaving is not None:
+        if self._leaving is not None and not self._left:
             self._return([a for a in self._attempts if a.phase in (Phase.FETCHING, Phase.QUEUED) and not a.discarded])
-            self._send(Bye(self._leaving))
-            self._do(Stop(self._leaving))
-            return
+            if self._now >= self._leave_by or not len(self._attempts):
+                self._send(Bye(self._leaving))
+                self._do(Stop(self._leaving))
+                self._left = True
+                return
         seconds = self._dialer.silence(self._now)
         if seconds is not None:
             answers = "it does not answer" if self._dialer.has_connection else "there is no connection"
             self._fact("link_down", seconds=seconds, reason=answers)
         self._do(*self._dialer.due(self._now, lambda: Heartbeat(self._vitals), self._dialer.times.heartbeat_s))
+
+
+def _unstarted(token: int) -> Done:
+    return _failure(token, "Cancelled", "cancelled before it started", End.CANCELLED)
 
 
 _UNKNOWN = Spec("unknown", False, b"")

@@ -26,6 +26,17 @@ class Phase(Enum):
     """Finished; the coordinator's acknowledgement ends it."""
 
 
+class Stop(Enum):
+    """Why a held attempt is to end before it does by itself. The first reason stays."""
+
+    __hash__ = object.__hash__
+
+    CANCEL = "cancelled"
+    TIMEOUT = "timed out"
+    MEMORY = "above its memory"
+    PROCESSES = "above its processes"
+
+
 class Step(Enum):
     __hash__ = object.__hash__
 
@@ -66,6 +77,25 @@ class Attempt:
     retract_asked: bool = False
     done: Done | None = None
     pid: int = 0
+    arrived: float = 0.0
+    waited_us: int = 0
+    init_us: int = 0
+    state: bytes | None = None
+    """What it has saved last,"""
+    state_told: bool = True
+    """...and whether the coordinator has been told on this link."""
+    stop: Stop | None = None
+    """Why it shall end,"""
+    grace_s: float = 0.0
+    """...and in which time."""
+    again_at: float = 0.0
+    """When it is interrupted next; 0 before the first time,"""
+    kill_at: float = 0.0
+    """...and when it is killed."""
+    seen_at: float = 0.0
+    """When its processes were looked at last,"""
+    seen_bytes: int = 0
+    """...and the most memory that was seen then."""
     last: Step | None = None
 
     def needs(self, sha: bytes) -> bool:

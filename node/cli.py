@@ -34,6 +34,16 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         help="Keeps the node's life number; default ~/.ganger/nodes/NAME.")  # fmt: skip
 @option("--transport", type=click.Choice(["auto", "tcp", "ipc"]), default="auto", show_default=True,
         help="auto: the local socket where there is one, else TCP.")  # fmt: skip
+@option("--preload", multiple=True, metavar="MODULE",
+        help="A module that jobs need, imported once for all workers; may be repeated.")  # fmt: skip
+@option("--init", metavar="MODULE:FUNCTION",
+        help="Called in each worker before its first job.")  # fmt: skip
+@option("--start", type=click.Choice(["fork", "spawn"]), default="fork", show_default=True,
+        help="fork: workers share what is preloaded, and start in milliseconds.")  # fmt: skip
+@option("--env", multiple=True, metavar="PATTERN",
+        help="Variables that jobs see, beside the basic ones; may be repeated. Else all.")  # fmt: skip
+@option("--drain-s", type=click.FloatRange(0), default=15.0, show_default=True,
+        help="How long what runs may go on after SIGTERM; a second signal ends it at once.")  # fmt: skip
 @log_level_option("info")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--lifeline-fd", type=int, hidden=True)
@@ -45,6 +55,11 @@ def node(
     queues: tuple[str, ...],
     directory: Path | None,
     transport: str,
+    preload: tuple[str, ...],
+    init: str | None,
+    start: str,
+    env: tuple[str, ...],
+    drain_s: float,
     log_level: str,
     ready_fd: int | None,
     lifeline_fd: int | None,
@@ -62,6 +77,11 @@ def node(
             queues=queues,
             directory=directory,
             transport=transport,
+            preload=preload,
+            init=init or "",
+            start=start,
+            env=env,
+            drain_s=drain_s,
             ready_fd=ready_fd,
             lifeline_fd=lifeline_fd,
             **{k: v for k, v in given.items() if v is not None},

@@ -5,7 +5,7 @@ Blobs have events and effects of their own, shared by all three actors: see ``cl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cluster.jobs import Spec
@@ -23,6 +23,8 @@ class Run(NamedTuple):
     """SHA-256 and size where the payload is a blob; ``payload`` is empty then."""
     start_by: float = 0.0
     """Monotonic moment after which the worker must not start it any more (at most once); 0 for none."""
+    about: bytes = b""
+    """What the job may know of itself; opaque here."""
 
 
 class Done(NamedTuple):
@@ -36,6 +38,10 @@ class Done(NamedTuple):
     large: tuple[bytes, int] | None
     """SHA-256 and size of a blob the worker has put into the agent's directory."""
     run_us: int
+    cpu_us: int = 0
+    """With that of processes it has started."""
+    peak_kib: int = 0
+    """Largest memory of its worker while it ran; 0, as the other, where it was too short to be measured."""
 
 
 # ------------------------------------------------------------------------------------ effects
@@ -65,9 +71,29 @@ class Recall:
 
 @dataclass(slots=True)
 class KillWorker:
-    """SIGKILL to the worker's process group. Answered by ``WorkerGone``."""
+    """SIGKILL to the worker, and to whatever it leaves. Answered by ``WorkerGone``."""
 
     slot: int
+
+
+@dataclass(slots=True)
+class InterruptWorker:
+    """If this attempt runs user code now, make it raise. Not answered: it ends, or the agent says it again."""
+
+    slot: int
+    token: int
+    timeout_s: float
+    """The time it has used up; 0: it is cancelled."""
+    dump: bool = False
+    """Have its stack written down before."""
+
+
+@dataclass(slots=True)
+class Look:
+    """See what the processes of this attempt use, since no group of theirs sees to it. Answered by ``Seen``."""
+
+    slot: int
+    token: int
 
 
 # ------------------------------------------------------------------------------------ events
@@ -79,6 +105,8 @@ class WorkerUp:
 
     slot: int
     pid: int
+    init_us: int = field(default=0, compare=False)
+    """From its start to this word."""
 
 
 @dataclass(slots=True)
@@ -86,6 +114,26 @@ class WorkerDone:
     slot: int
     pid: int
     rows: list[Done]
+    leaving: str = ""
+    """Why the worker reads nothing more after these and is replaced; empty: it does not."""
+
+
+@dataclass(slots=True)
+class StateSaved:
+    """The attempt that the worker runs has saved a state for the next one."""
+
+    slot: int
+    token: int
+    state: bytes
+
+
+@dataclass(slots=True)
+class Seen:
+    slot: int
+    token: int
+    memory_bytes: int
+    processes: int
+    """With threads."""
 
 
 @dataclass(slots=True)
@@ -111,3 +159,11 @@ class WorkerGone:
     """Tokens given to it that it never read."""
     out_of_memory: bool = False
     """Whether the kernel killed it to get memory."""
+    replaced: bool = False
+    """Whether it left by itself, as ``cause`` says."""
+    cpu_us: int = field(default=0, compare=False)
+    """Of its whole life,"""
+    peak_kib: int = field(default=0, compare=False)
+    """...as this is."""
+    stack: str = field(default="", compare=False)
+    """Of the running attempt, as it was when that was asked for."""

@@ -21,6 +21,7 @@ import zmq
 from cluster.actor import Send, Stop
 from cluster.blob_files import BlobFiles
 from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
+from cluster.config import AgentLimits
 from cluster.errors import ConfigError, Refused
 from cluster.facts import Fact
 from cluster.host import Host, Lifeline, Mailbox, Source, raise_file_limit
@@ -29,7 +30,7 @@ from cluster.logs import FactLog
 from cluster.packages import own_version
 from cluster.transport import Dial
 from node.agent import Agent, LeaveWished, Self
-from node.events import Give, KillWorker, Recall, SpawnWorker
+from node.events import Give, InterruptWorker, KillWorker, Look, Recall, SpawnWorker
 from node.pool import WorkerPool
 from node.vitals import Vitals
 
@@ -48,6 +49,16 @@ class Settings:
     directory: Path | None = None
     """Keeps the node's lives apart (``Life``); default ``~/.ganger/nodes/<name>``."""
     transport: str = "auto"
+    preload: tuple[str, ...] = ()
+    """Modules imported once for all workers."""
+    init: str = ""
+    """``package.module:function`` that each worker calls before its first job."""
+    start: str = "fork"
+    """...or ``spawn``: an interpreter anew for each worker."""
+    env: tuple[str, ...] = ()
+    """Patterns of the variables that jobs see, beside the basic ones; none: all."""
+    drain_s: float = 15.0
+    """How long what runs may go on after SIGTERM."""
     ready_fd: int | None = None
     lifeline_fd: int | None = None
 
@@ -120,7 +131,20 @@ def run(settings: Settings) -> Stop:
     address, server_key = settings.connection.way(settings.transport)
     dial = Dial(context, address, server_key, settings.connection.public_key, settings.connection.secret_key)
     blobs = BlobFiles(scratch, sync=False)
-    pool = WorkerPool(str(scratch), settings.name, env={"GANGER_NODE": settings.name})
+    limits = AgentLimits()
+    pool = WorkerPool(
+        str(scratch),
+        settings.name,
+        env={"GANGER_NODE": settings.name, "GANGER_AGENT": str(os.getpid())},
+        preload=settings.preload,
+        init=settings.init,
+        fork=settings.start == "fork",
+        passed=settings.env,
+        max_jobs=limits.max_jobs_per_worker,
+        max_age_s=limits.max_worker_age_s,
+        max_left_bytes=limits.max_left_bytes,
+        adopts=True,
+    )
     mailbox = Mailbox()
     log = FactLog("node")
     me = Self(
@@ -154,12 +178,22 @@ def run(settings: Settings) -> Stop:
         sources: list[Source] = [_Polled(pool), dial, blobs, mailbox, Vitals()]
         if settings.lifeline_fd is not None:
             sources.append(Lifeline(settings.lifeline_fd))
+        told_before = False
+
+        def told(number: int, _: object) -> None:
+            nonlocal told_before
+            within_s = settings.drain_s if number == signal.SIGTERM and not told_before else 0.0
+            told_before = True
+            mailbox.put(LeaveWished(f"told to stop by {signal.Signals(number).name}", within_s))
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda n, _: mailbox.put(LeaveWished(f"told to stop by {signal.Signals(n).name}")))
-        performers: dict[type, Any] = dict.fromkeys((SpawnWorker, Give, Recall, KillWorker), pool.perform)
+            signal.signal(number, told)
+        performers: dict[type, Any] = dict.fromkeys(
+            (SpawnWorker, Give, Recall, KillWorker, InterruptWorker, Look), pool.perform
+        )
         performers |= dict.fromkeys((KeepBlob, WriteChunk, ReadChunk, DropBlob), blobs.perform)
         performers[Send] = dial.send
-        stop = Host(Agent(me), sources, performers, facts, own_gc=True).run()
+        stop = Host(Agent(me, limits), sources, performers, facts, own_gc=True).run()
     finally:
         pool.close()
         dial.close(FAREWELL_MS)

@@ -27,6 +27,18 @@ class Slot:
     unknown: int = 0
     """How many of ``given`` have no expected time."""
     recalling: bool = False
+    leaving: bool = False
+    """Its worker reads nothing more, and its death is due,"""
+    killing: int = 0
+    """...or it was killed, for the sake of this attempt."""
+    resting: bool = False
+    """Without a worker, until there is work for one."""
+    asked_at: float = 0.0
+    """When its worker was asked for."""
+    init_us: int = 0
+    """What its worker took to start; 0 once it has run something."""
+    cpu_us: int = 0
+    """What its worker has told of so far."""
     failures: int = 0
     """Starts that failed in a row."""
     idle_deaths: int = 0
@@ -39,7 +51,7 @@ class Slot:
 
     def room(self, expected_s: float, limits: AgentLimits) -> bool:
         """Whether one more attempt of that expected time (0: unknown) should be given."""
-        if not self.ready or self.recalling:
+        if not self.ready or self.recalling or self.leaving or self.killing:
             return False
         if not self.given:
             return True
@@ -69,7 +81,14 @@ class Slot:
             self.given[token] = 0.0
         self.expected_s, self.unknown = 0.0, len(self.given)
 
+    @property
+    def head(self) -> int:
+        """Token of what runs, or is about to; 0 for none."""
+        return next(iter(self.given), 0)
+
     def clear(self) -> None:
+        self.pid, self.spawning, self.recalling, self.leaving, self.killing = 0, False, False, False, 0
+        self.init_us = self.cpu_us = 0
         self.given.clear()
         self.expected_s = 0.0
         self.unknown = 0

@@ -1,27 +1,38 @@
-"""Runs user code, one attempt after another. Rules of this file: a program of its own, started by path.
+"""Runs user code, one attempt after another. Rules of this file: a program of its own, which imports almost nothing.
 
-The pool of the agent starts it with one end of a socket pair that keeps packets apart. Each packet is one
+The zygote forks it, or starts it by path, with one end of a socket pair that keeps packets apart. Each packet is one
 attempt; its result is written before the next is read, so a death has one suspect and loses no finished
-work. A shared page tells which attempt is in which phase, to whoever looks after a death.
+work. A shared page tells which attempt is in which phase, to whoever looks after a death, and which attempt is to be
+interrupted.
 
 In here ``__main__`` is an empty module for the user, and our ``node`` and ``scheduler`` cannot be found: a
 user's own ``node.py`` is theirs. So nothing is imported but the standard library, msgpack and ``cluster``.
 
 In comes (token, job, attempt, by value, code, name, payload, SHA-256 of the payload's blob or empty, monotonic moment
-after which it must not start or 0); out goes (token, end, payload, (SHA-256, size) of the result's blob or None,
-run_us). Token 0 says "ready".
+after which it must not start or 0, opaque bytes about the job, how many files it may open or 0); out goes (token, end,
+payload, (SHA-256, size) of the result's blob or None, run_us, cpu_us, peak_kib, why it leaves). Token 0 says "ready",
+with the time that took for ``run_us``; the end ``SAVED`` is none: the payload is a state that the job saves.
+
+What an attempt leaves behind does not reach the next one: its processes are killed, its temporary files removed, the
+working directory and the signal mask put back. A worker in which more may be left, since a job was interrupted or left
+processes, says so in its answer, reads nothing more, and is replaced.
 """
 
 from __future__ import annotations
 
 import builtins
-import ctypes
+import contextlib
 import faulthandler
+import importlib
 import importlib.machinery
 import importlib.util
 import io
+import json
 import mmap
 import os
+import re
+import resource
+import shutil
 import signal
 import socket
 import struct
@@ -40,7 +51,8 @@ _ROOT = os.path.dirname(_HERE)
 if __name__ == "__main__":  # ours, whatever else is called so
     sys.path.insert(0, _ROOT)
 
-from cluster import errors, payload  # noqa: E402
+from cluster import errors, payload, trees  # noqa: E402
+from cluster.job_context import STAGE  # noqa: E402
 from cluster.jobs import End, Failure  # noqa: E402
 
 if __name__ == "__main__":
@@ -50,12 +62,33 @@ MAX_PACKET = 384 * 1024
 """No packet reaches this: two inline payloads, and names. It passes with the usual limit on socket buffers."""
 
 PAGE = struct.Struct("<QQd")
-"""The shared page: token, phase, and the monotonic moment (s) at which the phase began."""
+"""At the start of the shared page: token, phase, and the monotonic moment (s) at which the phase began."""
 IDLE, LOADING, USER_CODE, ANSWERING = range(4)
 """From ``USER_CODE`` on, the user's function has begun."""
 
+WISH, WISH_AT = struct.Struct("<QQd"), 64
+"""What the agent writes into it: token of the attempt to be interrupted, why, and its ``timeout_s``."""
+CANCEL, TIMEOUT = 1, 2
+
+SIGNAL_INTERRUPT, SIGNAL_DUMP = signal.SIGRTMIN + 5, signal.SIGRTMIN + 6
+"""Look at the wish; write the stack down, whatever runs. Others of these numbers are the user's."""
+
+SAVED = 100
+"""Stands where an answer has its ``jobs.End``."""
+
+AGAIN_EVERY = 10
+"""Interruptions of a coroutine that is unwinding are passed on to it one in so many."""
+
+_CLEARED_WITHIN_S = 2.0
+"""Processes of a job that live longer after SIGKILL are left to the zygote."""
+
+_LOOP_FILES = re.compile(r"/asyncio/|/selectors\.py$")
+"""Code of an event loop, in which nothing must be raised."""
+
+_SHORT_US = 100
+"""In less time no process is forked: what takes no longer is not looked after so closely."""
+
 _CACHED_FUNCTIONS = 256
-_PR_SET_PDEATHSIG = 1
 
 Answer = tuple[int, bytes, tuple[bytes, int] | None]
 _WISHES = ((errors.Retry, End.RETRY), (errors.Snooze, End.SNOOZE), (errors.GiveUp, End.GIVE_UP))
@@ -64,24 +97,37 @@ _UNSTARTED: Answer = (End.UNSTARTED, b"", None)
 
 
 class Start(NamedTuple):
-    """What the pool tells a worker on its command line, in this order."""
+    """What a worker is told on its command line, as JSON, or by the zygote that forked it."""
 
     socket_fd: int
     page_fd: int
+    stack_fd: int
+    """Takes the stack that ``SIGNAL_DUMP`` asks for."""
     stderr_fd: int
     """Takes the place of the standard error that collected complaints about the start."""
     parent: int
     max_blob_bytes: int
     blob_dir: str
     node: str
+    temp_dir: str = ""
+    """Holds a directory of temporary files for each worker; empty: there are none."""
+    preload: tuple[str, ...] = ()
+    """Modules still to be imported."""
+    init: str = ""
+    """``package.module:function`` to be called before the first job."""
+    max_jobs: int = 0
+    """The worker leaves after so many attempts; 0: never,"""
+    max_age_s: float = 0.0
+    """...or when it is so old,"""
+    max_left_bytes: int = 0
+    """...or when so much more memory than at its start stays with it between jobs."""
 
     def argv(self) -> list[str]:
-        return [str(field) for field in self]
+        return [json.dumps(self)]
 
     @staticmethod
     def from_argv(argv: Sequence[str]) -> Start:
-        a, b, c, d, e, blob_dir, node = argv
-        return Start(int(a), int(b), int(c), int(d), int(e), blob_dir, node)
+        return Start._make(tuple(field) if isinstance(field, list) else field for field in json.loads(argv[0]))
 
 
 class _Loaded(NamedTuple):
@@ -99,6 +145,11 @@ def part_path(blob_dir: str, pid: int, token: int | str) -> str:
     return os.path.join(blob_dir, f"worker-{pid}-{token}.part")
 
 
+def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What is below this frame is user code, and may be interrupted."""
+    return function(*args, **kwargs)
+
+
 class Worker:
     def __init__(self, pipe: socket.socket, page: mmap.mmap, start: Start) -> None:
         self._pipe = pipe
@@ -107,33 +158,107 @@ class Worker:
         self._blob_dir = start.blob_dir
         self._max_blob_bytes = start.max_blob_bytes
         self._pid = os.getpid()
+        self._token = 0
         self._functions: OrderedDict[tuple[bool, bytes], _Loaded] = OrderedDict()
         self._in_user_code = False
+        self._interruptions = 0
+        """How often the running attempt was interrupted,"""
+        self._why = 0
+        """...and why at first."""
+        self._task: Any = None
+        """The coroutine that runs, as a task of asyncio."""
+        self._loop: Any = None
         self._hidden = {Worker._run.__code__.co_filename, payload.__file__}
         """Files whose frames the user need not see at the top of a traceback."""
+        self._traces = Traces(start)
 
-    def serve(self) -> None:
-        """Until the agent is gone."""
+    def serve(self, began_at: float) -> None:
+        """Until the agent is gone, or the worker is to be replaced."""
         pipe, pack, unpackb, clock = self._pipe, msgpack.Packer().pack, msgpack.unpackb, time.perf_counter_ns
+        traces = self._traces
         buffer = bytearray(MAX_PACKET)  # receiving into new bytes would cost five times the rest
         view = memoryview(buffer)
-        pipe.send(pack((0, 0, b"", None, 0)))
+        traces.begin()
+        pipe.send(pack((0, 0, b"", None, int((time.monotonic() - began_at) * 1e6), 0, 0, "")))
         while size := pipe.recv_into(buffer):
             began = clock()
-            token, _job, _attempt, by_value, code, _name, arguments, sha, start_by = unpackb(view[:size])
-            end, result, large = self._run(token, by_value, code, arguments, sha, start_by)
-            pipe.send(pack((token, end, result, large, (clock() - began) // 1000)))
+            token, job, attempt, by_value, code, _name, arguments, sha, start_by, about, files = unpackb(view[:size])
+            self._token = token
+            if files:
+                traces.limit_files(files)
+            end, result, large = self._run(token, job, attempt, by_value, code, arguments, sha, start_by, about)
+            run_us = (clock() - began) // 1000
+            cpu_us, peak_kib, leaving = traces.cleared(run_us)
+            if self._interruptions:
+                leaving = "its job was interrupted"
+            pipe.send(pack((token, end, result, large, run_us, cpu_us, peak_kib, leaving)))
+            if leaving:
+                return
             self._note(token, IDLE)
 
-    def interrupted(self, signum: int, frame: types.FrameType | None) -> None:
+    def ctrl_c(self, signum: int, frame: types.FrameType | None) -> None:
         """SIGINT is for user code alone; it must not end the loop."""
         if self._in_user_code:
             raise KeyboardInterrupt
 
+    # -- being interrupted --------------------------------------------------------------------------
+
+    def interrupt(self, signum: int, frame: types.FrameType | None) -> None:
+        """The agent wishes the running attempt to end, and says so again and again until it has.
+
+        Raised is in user code alone, in no import, and not while the job unwinds from the last time.
+        """
+        token, why, timeout_s = WISH.unpack_from(self._page, WISH_AT)
+        if token != self._token or not self._in_user_code or STAGE.shields or os.getpid() != self._pid:
+            return
+        exc = sys.exception()
+        while exc is not None:
+            if isinstance(exc, errors.Interrupted):
+                return
+            exc = exc.__context__
+        in_loop = frame is not None and _LOOP_FILES.search(frame.f_code.co_filename) is not None
+        while frame is not None and frame.f_code is not call.__code__:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                return
+            frame = frame.f_back
+        if frame is None:
+            return
+        self._interruptions += 1
+        self._why = self._why or why
+        if self._task is not None:
+            if self._interruptions % AGAIN_EVERY == 1:
+                self._loop.call_soon_threadsafe(self._task.cancel)
+            if in_loop or self._interruptions < 3:
+                return
+        if why == CANCEL:
+            raise errors.JobCancelled("the job was cancelled")
+        raise errors.SoftTimeout(f"the job has run for its timeout_s of {timeout_s:g} s")
+
+    def _check(self) -> None:
+        self.interrupt(0, sys._getframe())
+
+    def _save(self, token: int, state: bytes) -> None:
+        if token != self._token or not self._in_user_code:
+            raise RuntimeError("the job is over: it cannot save any more")
+        self._pipe.send(msgpack.packb((token, SAVED, state, None, 0, 0, 0, "")))
+
+    # -- one attempt --------------------------------------------------------------------------------
+
     def _note(self, token: int, phase: int) -> None:
         PAGE.pack_into(self._page, 0, token, phase, time.monotonic())
 
-    def _run(self, token: int, by_value: bool, code: bytes, arguments: bytes, sha: bytes, start_by: float) -> Answer:
+    def _run(
+        self,
+        token: int,
+        job: bytes,
+        attempt: int,
+        by_value: bool,
+        code: bytes,
+        arguments: bytes,
+        sha: bytes,
+        start_by: float,
+        about: bytes,
+    ) -> Answer:
         self._note(token, LOADING)
         try:
             fn = self._function(by_value, code)
@@ -144,17 +269,20 @@ class Worker:
             self._note(token, USER_CODE)
             if start_by and time.monotonic() > start_by:
                 return _UNSTARTED
+            STAGE.job = job, attempt, about, lambda state: self._save(token, state)
             self._in_user_code = True
-            value = fn(*args, **kwargs)
+            value = call(fn, args, kwargs)
             if type(value) is types.CoroutineType:
-                value = self._finish(value)
+                value = call(self._finish, (value,), {})
             self._in_user_code = False
         except BaseException as e:
             self._in_user_code = False
+            self._off_stage()
             self._note(token, ANSWERING)
             if isinstance(e, ModuleNotFoundError) and e.name:
                 e.add_note(payload.missing_module(e, self._node, in_job=True))
             return self._failed(e, ours=False)
+        self._off_stage()
         self._note(token, ANSWERING)
         if os.getpid() != self._pid:
             _leave(None)
@@ -167,6 +295,10 @@ class Worker:
         except BaseException as e:
             return self._failed(e, ours=True)
 
+    def _off_stage(self) -> None:
+        STAGE.job = None
+        STAGE.shields = 0
+
     def _failed(self, exc: BaseException, ours: bool) -> Answer:
         """``ours``: raised around the user's function, not by it."""
         if os.getpid() != self._pid:
@@ -178,10 +310,19 @@ class Worker:
             failure = Failure("OSError", f"on node {self._node}: {exc}", "", ("OSError", "Exception"))
             return End.SPOILT, failure.encode(), None
         failure = payload.pack_failure(exc, self._hidden)
-        for kind, end in _WISHES:
-            if not ours and isinstance(exc, kind):
-                return end, replace(failure, delay_s=getattr(exc, "delay_s", None)).encode(), None
-        return End.RAISED, failure.encode(), None
+        end = End.RAISED
+        if self._interruptions and (self._why == CANCEL or _is_interruption(exc)):
+            cancelled = self._why == CANCEL
+            end = End.CANCELLED if cancelled else End.TIMED_OUT
+            text = "cancelled while it ran" if cancelled else f"{exc}" if _is_interruption(exc) else failure.text
+            if not cancelled and not isinstance(exc, errors.SoftTimeout):
+                text = "the job has run for its timeout_s"
+            failure = Failure("Cancelled" if cancelled else "JobTimeout", text, failure.traceback, failure.bases)
+        else:
+            for kind, wish in _WISHES:
+                if not ours and isinstance(exc, kind):
+                    end, failure = wish, replace(failure, delay_s=getattr(exc, "delay_s", None))
+        return end, failure.encode(), None
 
     def _function(self, by_value: bool, code: bytes) -> Callable[..., Any]:
         key = by_value, code
@@ -205,7 +346,16 @@ class Worker:
         import asyncio
 
         self._hidden |= {asyncio.runners.__file__, asyncio.base_events.__file__}
-        return asyncio.run(coroutine)
+        try:
+            return asyncio.run(self._as_task(coroutine))
+        finally:
+            self._task = None
+
+    async def _as_task(self, coroutine: types.CoroutineType[Any, Any, Any]) -> Any:
+        import asyncio
+
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        return await coroutine
 
     def _blob_path(self, sha: bytes) -> str:
         return os.path.join(self._blob_dir, sha.hex())
@@ -228,6 +378,146 @@ class Worker:
                 os.unlink(part)
             raise
         return large.sha, large.size
+
+
+class Traces:
+    """What an attempt uses and leaves behind, at the price of two cheap calls where it was short."""
+
+    def __init__(self, start: Start) -> None:
+        self._max_jobs = start.max_jobs
+        self._max_age_s = start.max_age_s
+        self._max_left = start.max_left_bytes
+        self._born = time.monotonic()
+        self._jobs = 0
+        self._temp_dir = os.path.join(start.temp_dir, str(os.getpid())) if start.temp_dir else ""
+        self._temp_fd = -1
+        self._temp_stamp = 0
+        self._home = ""
+        self._cpu_s = 0.0
+        self._children_cpu_s = 0.0
+        self._peak_kib = 0
+        """Peak that the kernel knows of, from before the attempt."""
+        self._first_kib = 0
+        """Memory at the start."""
+        self._files: tuple[int, int] | None = None
+        self._clear_refs = self._statm = -1
+
+    def begin(self) -> None:
+        self._home = os.getcwd()
+        if self._temp_dir:
+            os.makedirs(self._temp_dir, 0o700, exist_ok=True)
+            os.environ["TMPDIR"] = self._temp_dir
+            if "tempfile" in sys.modules:
+                sys.modules["tempfile"].__dict__["tempdir"] = None
+            self._temp_fd = os.open(self._temp_dir, os.O_RDONLY | os.O_DIRECTORY)
+            self._temp_stamp = os.fstat(self._temp_fd).st_mtime_ns
+        with contextlib.suppress(OSError):
+            self._clear_refs = os.open("/proc/self/clear_refs", os.O_WRONLY)
+            self._statm = os.open("/proc/self/statm", os.O_RDONLY)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self._cpu_s = used.ru_utime + used.ru_stime
+        self._first_kib = self._now_kib() or used.ru_maxrss
+        self._forget_peak(used.ru_maxrss)
+
+    def limit_files(self, most: int) -> None:
+        """For the next attempt; raised again after it."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._files = soft, hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, hard), hard))
+
+    def cleared(self, run_us: int) -> tuple[int, int, str]:
+        """After an attempt: cpu time (us) and peak memory (KiB) of it, and why the worker is to be replaced."""
+        if _current_mask(0, ()):
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        try:
+            if os.getcwd() != self._home:
+                os.chdir(self._home)
+        except OSError:
+            os.chdir(self._home)
+        self._jobs += 1
+        if run_us < _SHORT_US and self._files is None:
+            self._cpu_s += run_us * 1e-6
+            return 0, 0, self._worn()
+        leaving = ""
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            pass
+        else:
+            leaving = "its job left processes behind"
+            _let_trackers_go()
+            trees.clear(_CLEARED_WITHIN_S)
+        if self._temp_fd >= 0 and os.fstat(self._temp_fd).st_mtime_ns != self._temp_stamp:
+            self._empty_temp_dir()
+        if self._files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._files)
+            self._files = None
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        spent = used.ru_utime + used.ru_stime
+        cpu_s, self._cpu_s = max(0.0, spent - self._cpu_s), spent
+        peak_kib = used.ru_maxrss
+        of_children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = of_children.ru_utime + of_children.ru_stime
+        cpu_s += spent - self._children_cpu_s
+        self._children_cpu_s = spent
+        if peak_kib > self._peak_kib:
+            left_kib = self._now_kib()
+            self._forget_peak(left_kib)
+            if self._max_left and (left_kib - self._first_kib) * 1024 > self._max_left:
+                leaving = leaving or f"{(left_kib - self._first_kib) >> 10} MiB of memory stayed with it"
+        return int(cpu_s * 1e6), peak_kib, leaving or self._worn()
+
+    def _worn(self) -> str:
+        if self._max_jobs and self._jobs >= self._max_jobs:
+            return f"it has run {self._jobs} jobs"
+        if self._max_age_s and time.monotonic() - self._born > self._max_age_s:
+            return f"it is older than {self._max_age_s:g} s"
+        return ""
+
+    def _now_kib(self) -> int:
+        if self._statm < 0:
+            return 0
+        return int(os.pread(self._statm, 128, 0).split()[1]) * (mmap.PAGESIZE >> 10)
+
+    def _forget_peak(self, otherwise_kib: int) -> None:
+        """Have the kernel count the peak from the present use on. A little more is not worth to ask again for."""
+        try:
+            os.pwrite(self._clear_refs, b"5", 0)
+            self._peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + 1024
+        except OSError:
+            self._peak_kib = otherwise_kib
+
+    def _empty_temp_dir(self) -> None:
+        for entry in os.scandir(self._temp_fd):
+            path = os.path.join(self._temp_dir, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        self._temp_stamp = os.fstat(self._temp_fd).st_mtime_ns
+
+
+_current_mask = getattr(signal, "_signal", signal).pthread_sigmask
+"""Without the names that ``signal`` gives to the numbers, which take longer than the call."""
+
+
+def _let_trackers_go() -> None:
+    """The resource tracker of ``multiprocessing`` unlinks what was forgotten when nobody holds its pipe any more."""
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    tracker = getattr(module, "_resource_tracker", None)
+    fd = getattr(tracker, "_fd", None)
+    if tracker is not None and isinstance(fd, int):
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        tracker._fd = None
+
+
+def _is_interruption(exc: BaseException) -> bool:
+    """Whether it is what we have raised, or what becomes of it in asyncio."""
+    if isinstance(exc, BaseExceptionGroup):
+        return any(_is_interruption(inner) for inner in exc.exceptions)
+    return isinstance(exc, errors.Interrupted) or type(exc).__name__ == "CancelledError"
 
 
 def _flush() -> None:
@@ -281,11 +571,11 @@ _LOADERS: tuple[tuple[Any, list[str]], ...] = (
 )
 
 
-def _clear_the_stage() -> None:
-    """Leave the user a ``__main__``, an ``argv`` and names that are not ours."""
+def clear_the_stage(name: str) -> None:
+    """Leave the user a ``__main__``, an ``argv`` and names that are not ours. ``name``: what we are called then."""
     ours = sys.modules["__main__"]
-    ours.__name__ = "__ganger_worker__"
-    sys.modules["__ganger_worker__"] = ours
+    ours.__name__ = name
+    sys.modules[name] = ours
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = main
@@ -294,31 +584,85 @@ def _clear_the_stage() -> None:
     sys.path_importer_cache.clear()
 
 
-def _tie_to(parent: int) -> None:
-    """Die with the process that started this one; if it is dead already, at once."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
+class CannotStart(Exception):
+    """The text says why, for people."""
 
 
-def main(argv: Sequence[str]) -> None:
-    start = Start.from_argv(argv)
-    _tie_to(start.parent)
+def preload(modules: Sequence[str]) -> None:
+    """Import these. BLAS and OpenMP start no threads meanwhile, unless the node's environment says how many."""
+    ours = [name for name in THREAD_COUNTS if name not in os.environ]
+    os.environ.update(dict.fromkeys(ours, "1"))
+    try:
+        for name in modules:
+            try:
+                importlib.import_module(name)
+            except BaseException as e:
+                raise CannotStart(f"preloading {name!r}: {type(e).__name__}: {e}") from e
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+THREAD_COUNTS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def _initialise(name: str) -> None:
+    module, _, function = name.partition(":")
+    try:
+        target: Any = importlib.import_module(module)
+        for part in function.split("."):
+            target = getattr(target, part)
+        target()
+    except BaseException as e:
+        raise CannotStart(f"init {name!r}: {type(e).__name__}: {e}") from e
+
+
+def begin(start: Start, began_at: float) -> None:
+    """Be a worker from here to the end of the process, which is a new one, alone in its session."""
     os.set_inheritable(start.socket_fd, False)  # programs that user code runs have no part in it
     os.set_inheritable(start.page_fd, False)
+    os.set_inheritable(start.stack_fd, False)
+    trees.become_subreaper()
+    trees.no_new_privileges()
     page = mmap.mmap(start.page_fd, mmap.PAGESIZE)
-    pipe = socket.socket(fileno=start.socket_fd)
-    worker = Worker(pipe, page, start)
-    _clear_the_stage()
+    worker = Worker(socket.socket(fileno=start.socket_fd), page, start)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a job printed is not lost with its worker
-    signal.signal(signal.SIGINT, worker.interrupted)
+    signal.signal(signal.SIGINT, worker.ctrl_c)
+    signal.signal(SIGNAL_INTERRUPT, worker.interrupt)
+    faulthandler.register(SIGNAL_DUMP, start.stack_fd, all_threads=False)
+    STAGE.check = worker._check
+    try:
+        if start.preload:
+            preload(start.preload)
+        if start.init:
+            _initialise(start.init)
+    except CannotStart as e:
+        os.write(2, str(e).encode(errors="replace"))
+        os._exit(1)
     if complaints := os.pread(2, 1 << 16, 0):
         os.write(start.stderr_fd, complaints)
     os.dup2(start.stderr_fd, 2)
     os.close(start.stderr_fd)
     faulthandler.enable()
-    worker.serve()
+    worker.serve(began_at)
+    _flush()
+    os._exit(0)
+
+
+def main(argv: Sequence[str]) -> None:
+    began_at = time.monotonic()
+    start = Start.from_argv(argv)
+    trees.tie_to(start.parent)
+    clear_the_stage("__ganger_worker__")
+    begin(start, began_at)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def _node(node: Node, now: float) -> dict[str, Any]:
         "python": node.python,
         "labels": node.labels,
         "queues": list(node.queues),
-        "state": "up" if node.placeable else "suspect",
+        "state": "draining" if node.draining else "up" if node.placeable else "suspect",
         "slots": node.slots,
         "busy": min(node.outstanding, node.slots),
         "queued": max(0, node.outstanding - node.slots),

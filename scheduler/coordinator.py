@@ -42,11 +42,13 @@ from cluster.messages import (
     Chunk,
     ClientHello,
     Discard,
+    Draining,
     Fetch,
     Finished,
     GoOn,
     Heartbeat,
     Hold,
+    Interrupt,
     Message,
     NodeHello,
     NotCancelled,
@@ -112,6 +114,14 @@ TIMERS_PER_TURN = 5_000
 
 STUCK_S = 0.05
 """Work lying ready on a node so long without a result there is asked back, if another node is idle."""
+
+
+_OUTCOME_OF: dict[int, Outcome] = {
+    End.SUCCEEDED: Outcome.SUCCEEDED,
+    End.TIMED_OUT: Outcome.TIMED_OUT,
+    End.CANCELLED: Outcome.CANCELLED,
+}
+"""Of the ends that a job does not go on after; all others are failures."""
 
 
 class Coordinator:
@@ -362,6 +372,9 @@ class Coordinator:
                 node.pulse_owed = True
             case Pulse():
                 pass
+            case Draining():
+                node.draining = True
+                self._fact("node_drains", node=node.name, reason=message.reason)
             case Started():
                 self._started(node, message.tokens)
             case Returned():
@@ -1107,7 +1120,7 @@ class Coordinator:
                 ran = None
                 if ref is None and end in _ERRORS and self._raised(node, job, end, payload, run_us, worker):
                     continue
-                outcome = Outcome.FAILED
+                outcome = _OUTCOME_OF.get(end, Outcome.FAILED)
             if ref is not None and ref[0] not in self._exchange:
                 outcome, ref = Outcome.LOST, None
                 payload = Failure("JobLost", "its result did not arrive").encode()
@@ -1480,10 +1493,14 @@ class Coordinator:
         if denied:
             self._not_cancelled(client, denied)
 
-    def _cancel_jobs(self, jobs: Iterable[Job]) -> None:
-        """Cancel what has not started; what a node has is asked back."""
+    def _cancel_jobs(self, jobs: Iterable[Job], running: bool = False) -> None:
+        """Cancel what has not started; what a node has is asked back, and with ``running`` ended there."""
         retract: dict[int, tuple[Node, list[Job]]] = {}
         for job in jobs:
+            if running and job.state in (State.LEASED, State.RUNNING):
+                job.cancel_wished = True  # should its node be lost
+                self._send(job.node, Interrupt([job.token], int(job.record.spec.rules.grace_s * 1000)))
+                continue
             if job.state in (State.READY, State.SCHEDULED):
                 self._cancel_ready(job)
             elif job.state is not State.RUNNING:
@@ -1783,7 +1800,7 @@ class Coordinator:
                 jobs = [j for jid in inquiries.jobs_of(about) if (j := self._unfinished(jid)) is not None]
                 mine = [j for j in jobs if _may_see(client, j.record.spec.namespace)]
                 before = self._admission.jobs
-                self._cancel_jobs(mine)
+                self._cancel_jobs(mine, about.get("running") is True)
                 self._send(client, Answer(ask, "", {"found": len(mine), "cancelled": before - self._admission.jobs}))
             case "retry" | "drop":
                 inquiries.check_corrected(about)

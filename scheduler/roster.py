@@ -33,6 +33,8 @@ class Node(Peer):
     """Other sessions that say hello under its name: link and number of the message that shall show it alive."""
     claims_told_at: float = float("-inf")
     """When people were last told that somebody waits for the name."""
+    draining: bool = False
+    """It takes nothing new, by its own word."""
     awaited: bool = False
     """It may hold attempts of an earlier life of the coordinator, and has not said which."""
     surplus_since: float | None = None
@@ -47,7 +49,7 @@ class Node(Peer):
 
     @property
     def placeable(self) -> bool:
-        return self.reachable and not self.suspect
+        return self.reachable and not self.suspect and not self.draining
 
     def satisfies(self, demand: Demand) -> bool:
         labels, python, queue = demand

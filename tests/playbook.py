@@ -892,6 +892,7 @@ _COLUMNS: dict[Check, st.SearchStrategy[Any]] = {
     m._job_ids: _job,
     m._inline: _raw,
     m._large: st.tuples(st.integers(0, 4), _sha, _natural).map(list),
+    m._records: st.lists(_natural, min_size=5, max_size=5),
     m._code: st.tuples(_sha, st.sampled_from([b"a", b"b", b"?"])).map(list),
     m._short_texts: _names,
     m._rows: st.tuples(st.integers(0, 4), _abouts).map(list),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cluster.actor import Drained, Garbled, Rejected, Stalled, Stop, WallClockJumped
 from cluster.blobs import BlobFailed, ChunkRead, ChunkWritten
 from cluster.config import CHUNK_BYTES, LEASE_MARGIN, PROTOCOL, AgentLimits, Times
+from cluster.ids import job_id
 from cluster.jobs import End, Failure, Rules, Spec
 from cluster.messages import (
     Accepted,
@@ -19,20 +20,37 @@ from cluster.messages import (
     Bye,
     Chunk,
     Discard,
+    Draining,
     Fetch,
     Finished,
     Heartbeat,
+    Interrupt,
     NodeHello,
     Pulse,
     Refusal,
     Resync,
     Retract,
     Returned,
+    Saved,
     Started,
     Taken,
 )
 from node.agent import LeaveWished, VitalsTaken
-from node.events import Done, Give, KillWorker, Recall, Recalled, SpawnWorker, WorkerDone, WorkerGone, WorkerUp
+from node.events import (
+    Done,
+    Give,
+    InterruptWorker,
+    KillWorker,
+    Look,
+    Recall,
+    Recalled,
+    Seen,
+    SpawnWorker,
+    StateSaved,
+    WorkerDone,
+    WorkerGone,
+    WorkerUp,
+)
 from tests.playbook import CLIENT_KEY, SPEC, START, SUCCEEDED, AgentPlay, any_message, sha_of
 
 BLOB = bytes(range(256)) * 400
@@ -220,7 +238,6 @@ def test_it_leaves_with_a_goodbye(play: AgentPlay) -> None:
 def test_it_leaves_without_one_when_nobody_is_there() -> None:
     play = AgentPlay()
     play.turn(LeaveWished("told to stop"), Drained())
-    play.does(SpawnWorker)
     play.does(Stop)
     play.nothing_else()
 
@@ -883,6 +900,51 @@ def test_an_agent_that_leaves_gives_back_what_it_has_not_started(play: AgentPlay
     play.nothing_else()
 
 
+def test_an_agent_that_drains_leaves_when_what_runs_has_ended(play: AgentPlay) -> None:
+    play.assign(2, expected_us=10)
+    play.gives(1, 2)
+    play.assign(1)
+    play.turn(LeaveWished("told to stop", 30), Drained())
+    play.does(Recall)
+    play.coordinator.gets(Draining)
+    play.coordinator.gets(Returned, tokens=[3], kept=[])
+    play.recalled(2)
+    play.wait(0)
+    play.coordinator.gets(Returned, tokens=[2], kept=[])
+    play.assign(1)
+    play.wait(0)
+    play.coordinator.gets(Returned, tokens=[4], kept=[])
+    play.nothing_else()
+    rejoins(play)
+    play.coordinator.gets(Draining)
+    play.done(1)
+    gets_results(play, 1)
+    quiet(play)
+    play.nothing_else()
+    play.coordinator.acknowledges()
+    play.wait(0)
+    play.coordinator.gets(Bye)
+    play.does(Stop)
+    quiet(play)
+    play.nothing_else()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_what_still_runs_at_the_end_of_a_drain_or_at_a_second_wish_is_left(play: AgentPlay, again: bool) -> None:
+    play.assign(1)
+    play.gives(1)
+    play.turn(LeaveWished("told to stop", 3), Drained())
+    play.coordinator.gets(Draining)
+    play.nothing_else()
+    if again:
+        play.turn(LeaveWished("told to stop again"), Drained())
+    else:
+        play.coordinator.live(3)
+    quiet(play)
+    play.coordinator.gets(Bye)
+    play.does(Stop)
+
+
 def test_a_death_says_whether_memory_ran_out(play: AgentPlay) -> None:
     for out_of_memory, end in ((False, End.CRASHED), (True, End.MEMORY)):
         (token,) = play.assign()
@@ -891,6 +953,239 @@ def test_a_death_says_whether_memory_ran_out(play: AgentPlay) -> None:
         assert play.coordinator.gets(Finished, tokens=[token]).ends == [end]
         play.does(SpawnWorker)
         play.turn(WorkerUp(0, 1000))
+
+
+# ------------------------------------------------------------------------------------ ending what runs
+
+TIMED = Spec("app:f", False, b"", rules=Rules(timeout_s=2, grace_s=1))
+
+
+def interruptions(play: AgentPlay, seconds: float) -> list[InterruptWorker]:
+    """What is asked of the pool in that time, while the coordinator answers."""
+    out = []
+    for _ in range(round(seconds * 20)):
+        play.wait(0.05)
+        play.coordinator.say(Pulse())
+        out += [e for e in play.effects if isinstance(e, InterruptWorker)]
+        play.effects = [e for e in play.effects if not isinstance(e, InterruptWorker)]
+    return out
+
+
+def quiet(play: AgentPlay) -> None:
+    """Leave out signs of life."""
+    play.coordinator.inbox = [m for m in play.coordinator.inbox if not isinstance(m, Heartbeat | Started)]
+
+
+def test_what_runs_too_long_is_interrupted_again_and_again_and_then_killed(play: AgentPlay) -> None:
+    play.assign(1, TIMED, expected_us=10)
+    play.gives(1)
+    assert interruptions(play, 1.9) == []
+    asked = interruptions(play, 0.2)
+    play.does(Recall)
+    play.recalled()
+    asked += interruptions(play, 0.95)
+    assert len(asked) >= 8 and {(e.slot, e.token, e.timeout_s) for e in asked} == {(0, 1, 2)}
+    assert asked[0].dump and asked[-1].dump and not asked[4].dump
+    quiet(play)
+    play.nothing_else()
+    interruptions(play, 0.2)
+    play.does(KillWorker)
+    assert interruptions(play, 1) == []
+    quiet(play)
+    play.turn(WorkerGone(0, 1000, "killed by the agent", 1, True, [], peak_kib=5 << 10, stack="File a, line 1"))
+    quiet(play)
+    got = gets_results(play, 1)
+    failure = Failure.decode(got.payloads[0])
+    assert (got.ends, failure.kind, failure.traceback) == ([End.TIMED_OUT], "JobTimeout", "File a, line 1")
+    assert "timeout_s of 2 s" in failure.text and "5 MiB" in failure.text
+    assert got.records[0][2] == 5 << 10
+    play.does(SpawnWorker)
+    play.nothing_else()
+
+
+def test_what_unwinds_in_time_is_told_and_its_worker_replaced(play: AgentPlay) -> None:
+    play.assign(1, TIMED)
+    play.gives(1)
+    assert interruptions(play, 2.05) == []
+    play.does(Recall)
+    play.recalled()
+    assert len(interruptions(play, 0.1)) >= 1
+    play.assign(1)
+    play.turn(WorkerDone(0, 1000, [Done(1, End.TIMED_OUT, b"failure", None, 50)], "its job was interrupted"))
+    quiet(play)
+    assert gets_results(play, 1).ends == [End.TIMED_OUT]
+    play.nothing_else()
+    play.turn(WorkerGone(0, 1000, "its job was interrupted", None, False, [], replaced=True))
+    assert play.told("worker_replaced")
+    play.does(SpawnWorker)
+    play.turn(WorkerUp(0, 1001))
+    play.gives(2)
+    assert interruptions(play, 3) == []
+    quiet(play)
+    play.nothing_else()
+
+
+def test_one_whose_time_was_up_before_its_worker_read_it_waits_again(play: AgentPlay) -> None:
+    play.assign(1, TIMED)
+    play.gives(1)
+    interruptions(play, 2.05)
+    play.does(Recall)
+    play.recalled(1)
+    play.gives(1)
+    assert interruptions(play, 1.9) == []
+    quiet(play)
+    play.nothing_else()
+
+
+def test_a_cancel_ends_what_waits_and_what_lies_in_a_pipe_and_interrupts_what_runs(play: AgentPlay) -> None:
+    play.assign(3, expected_us=100)
+    play.gives(1, 2, 3)
+    play.assign(1)
+    play.coordinator.say(Interrupt([1, 2, 4, 99], 1000))
+    play.does(Recall)
+    assert gets_results(play, 4).ends == [End.CANCELLED]
+    play.recalled(2, 3)
+    got = gets_results(play, 2)
+    assert got.ends == [End.CANCELLED] and "before it started" in Failure.decode(got.payloads[0]).text
+    assert play.does(InterruptWorker, token=1, timeout_s=0.0).dump
+    play.nothing_else()
+    play.turn(WorkerDone(0, 1000, [Done(1, End.CANCELLED, b"failure", None, 50)], "its job was interrupted"))
+    assert gets_results(play, 1).ends == [End.CANCELLED]
+    play.turn(WorkerGone(0, 1000, "its job was interrupted", None, False, [], replaced=True))
+    play.does(SpawnWorker)
+    play.turn(WorkerUp(0, 1001))
+    play.gives(3)
+    play.nothing_else()
+
+
+def test_a_cancel_that_comes_too_late_changes_nothing(play: AgentPlay) -> None:
+    play.assign(1)
+    play.gives(1)
+    play.coordinator.say(Interrupt([1], 1000))
+    play.does(Recall)
+    play.done(1)
+    assert gets_results(play, 1).ends == [End.SUCCEEDED]
+    play.recalled()
+    play.coordinator.say(Interrupt([1], 1000))
+    assert interruptions(play, 2) == []
+    quiet(play)
+    play.nothing_else()
+
+
+def test_who_is_killed_in_anothers_place_runs_again(play: AgentPlay) -> None:
+    """Its worker had begun with it in the moment in which the one that was to be killed ended."""
+    play.assign(2, expected_us=100)
+    play.gives(1, 2)
+    play.coordinator.say(Interrupt([1], 0))
+    play.does(Recall)
+    play.recalled()
+    assert interruptions(play, 0.2)
+    play.effects = [e for e in play.effects if not isinstance(e, Recall)]  # it seems stuck as well
+    play.does(KillWorker)
+    play.turn(WorkerDone(0, 1000, [Done(1, SUCCEEDED, b"", None, 50)]), WorkerGone(0, 1000, "killed", 2, True, []))
+    quiet(play)
+    assert gets_results(play, 1).ends == [SUCCEEDED]
+    play.does(SpawnWorker)
+    play.turn(WorkerUp(0, 1001))
+    play.gives(2)
+    quiet(play)
+    play.nothing_else()
+
+
+@pytest.mark.parametrize(
+    ("seen", "end", "text"), [((101, 1), End.MEMORY, "memory_bytes is 100"), ((1, 6), End.RAISED, "limit of 5")]
+)
+def test_what_is_above_its_limits_is_killed(play: AgentPlay, seen: tuple[int, int], end: End, text: str) -> None:
+    play.assign(1, Spec("app:f", False, b"", rules=Rules(memory_bytes=100, processes=5)))
+    play.gives(1)
+    play.wait(0.1)
+    play.does(Look, token=1)
+    play.turn(Seen(0, 1, 100, 5))
+    play.wait(0.1)
+    play.does(Look, token=1)
+    play.turn(Seen(0, 1, *seen))
+    play.does(Recall)
+    play.does(KillWorker)
+    play.turn(WorkerGone(0, 1000, "killed by the agent", 1, True, []))
+    quiet(play)
+    got = gets_results(play, 1)
+    assert got.ends == [end] and text in Failure.decode(got.payloads[0]).text
+    play.does(SpawnWorker)
+    play.nothing_else()
+
+
+def test_jobs_with_limits_are_given_alone(play: AgentPlay) -> None:
+    play.assign(2, TIMED, expected_us=10)
+    play.gives(1)
+    play.nothing_else()
+
+
+def test_what_a_job_saves_is_told_before_its_end_and_on_each_link(play: AgentPlay) -> None:
+    play.assign(1)
+    play.gives(1)
+    play.turn(StateSaved(0, 1, b"one"), StateSaved(0, 1, b"two"))
+    assert play.coordinator.gets(Saved).states == [b"two"]
+    play.nothing_else()
+    rejoins(play)
+    assert play.coordinator.gets(Saved, tokens=[1]).states == [b"two"]
+    play.turn(StateSaved(0, 1, b"three"), WorkerDone(0, 1000, [Done(1, SUCCEEDED, b"", None, 50)]))
+    assert play.coordinator.gets(Saved).states == [b"three"]
+    gets_results(play, 1)
+    quiet(play)
+    play.nothing_else()
+
+
+def test_what_a_job_may_know_of_itself_goes_with_it(play: AgentPlay) -> None:
+    jobs = [job_id(b"client--", n) for n in (1, 2)]
+    play.coordinator.say(
+        Assign([SPEC.encode()], [10], [0, 0], jobs, [1, 1], [1, 2], [b"", b""], [], [], [[1, b"about"]])
+    )
+    assert [run.about for run in play.gives(1, 2)] == [b"", b"about"]
+    play.nothing_else()
+
+
+def test_idle_workers_are_let_go_and_come_back_on_demand() -> None:
+    play = two_slots(idle_s=5, min_workers=1)
+    play.coordinator.live(4)
+    play.done()
+    play.coordinator.live(2)
+    play.does(KillWorker)
+    slot = next(s.number for s in play.agent._slots if s.resting)
+    play.turn(WorkerGone(slot, 1000 + slot, "killed by the agent", None, False, []))
+    assert play.told("worker_replaced")
+    play.coordinator.live(10)
+    quiet(play)
+    play.nothing_else()
+    play.assign(2)
+    play.does(SpawnWorker, slot=slot)
+    play.gives(1, slot=1 - slot)
+    play.turn(WorkerUp(slot, 1005))
+    play.gives(2, slot=slot)
+    quiet(play)
+    play.nothing_else()
+
+
+def test_a_worker_that_is_not_ready_in_time_is_killed() -> None:
+    play = AgentPlay(limits=AgentLimits(start_within_s=5))
+    play.turn()
+    play.does(SpawnWorker)
+    play.wait(5)
+    play.does(KillWorker)
+    play.turn(WorkerGone(0, 1000, "killed by the agent", None, False, []))
+    assert "not ready after 5 s" in next(f for f in play.facts if f.kind == "worker_died").text
+
+
+def test_what_an_attempt_used_is_told_where_it_is_worth_it(play: AgentPlay) -> None:
+    play.assign(2, expected_us=10)
+    play.gives(1, 2)
+    play.wait(0.01)
+    play.turn(
+        WorkerDone(0, 1000, [Done(1, SUCCEEDED, b"", None, 50, 0, 0), Done(2, SUCCEEDED, b"", None, 5000, 4000, 999)])
+    )
+    ((row, cpu_us, peak_kib, waited_us, init_us),) = gets_results(play, 1, 2).records
+    assert (row, cpu_us, peak_kib, init_us) == (1, 4000, 999, 0) and 4000 <= waited_us <= 6000
+    quiet(play)
+    play.nothing_else()
 
 
 def test_what_an_agent_is_not_told_is_dropped_and_noted(play: AgentPlay) -> None:

@@ -12,24 +12,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgpack
 import numpy as np
 import pytest
 
-from cluster import payload
+from cluster import payload, trees
 from cluster.config import INLINE_BYTES
-from cluster.jobs import End, Failure, Spec
+from cluster.jobs import End, Failure, Rules, Spec
 from node import worker as program
 from node.events import (
     Done,
     Give,
+    InterruptWorker,
     KillWorker,
+    Look,
     Recall,
     Recalled,
     Run,
+    Seen,
     SpawnWorker,
+    StateSaved,
     WorkerDone,
     WorkerGone,
     WorkerUp,
@@ -42,7 +48,8 @@ PATIENCE_S = 30.0
 T = TypeVar("T")
 
 JOBS = '''
-import ctypes, os, signal, stat, subprocess, sys
+import asyncio, ctypes, os, signal, stat, subprocess, sys, threading, time
+import cluster
 
 def exit_hard(): os._exit(3)
 def segfault(): ctypes.string_at(0)
@@ -74,6 +81,168 @@ def fork_and_raise():
 
 def leave_a_child_behind():
     return subprocess.Popen(["sleep", "600"]).pid
+
+def daemon(tell):
+    """A grandchild in a session of its own, which tells its number."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    os.setsid()
+    if os.fork() == 0:
+        with open(tell, "w") as f: f.write(str(os.getpid()))
+        while True: signal.pause()
+    os._exit(0)
+
+def leave_a_daemon(tell):
+    os.mkfifo(tell)
+    daemon(tell)
+    return int(open(tell).read())
+
+def daemon_and_kill(tell): daemon(tell); signal.pause()
+def daemon_and_exit(tell):
+    os.mkfifo(tell + "2")
+    daemon(tell + "2")
+    number = open(tell + "2").read()
+    with open(tell, "w") as f: f.write(number)
+    os._exit(3)
+
+def forget_shared_memory():
+    from multiprocessing.shared_memory import SharedMemory
+    return SharedMemory(create=True, size=100).name
+
+def square(x): return x * x
+def pool_of_processes(n):
+    import multiprocessing
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        return pool.map(square, range(n))
+
+def where():
+    import tempfile
+    return os.getcwd(), signal.pthread_sigmask(signal.SIG_BLOCK, ()), tempfile.gettempdir()
+
+def make_a_mess(elsewhere):
+    import tempfile
+    os.chdir(elsewhere)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    path = tempfile.mkdtemp()
+    open(path + "/file", "w").close()
+
+def use(size, seconds):
+    import time
+    space = bytearray(size)
+    end = time.process_time() + seconds
+    while time.process_time() < end: pass
+
+KEPT = []
+def keep(size): KEPT.append(bytearray(size))
+
+def use_elsewhere(seconds):
+    work = f"import time; [None for _ in iter(lambda: time.process_time() < {seconds}, False)]"
+    subprocess.run([sys.executable, "-S", "-c", work], check=True)
+
+def getattr_of(module, name): return getattr(sys.modules[module], name)
+def chance():
+    import random, numpy
+    return random.random(), numpy.random.random()
+
+def say(started):
+    with open(started, "w"): pass
+
+def sleep(started): say(started); time.sleep(600)
+def loop(started):
+    say(started)
+    while True: pass
+def wait_for_a_child(started):
+    child = subprocess.Popen(["sleep", "600"])
+    with open(os.path.dirname(started) + "/child", "w") as f: f.write(str(child.pid))
+    say(started)
+    child.wait()
+def hold_a_lock(started):
+    lock = threading.Lock()
+    lock.acquire()
+    say(started)
+    lock.acquire()
+async def async_sleep(started): say(started); await asyncio.sleep(600)
+async def async_loop(started):
+    say(started)
+    while True: pass
+def swallow_once(started):
+    try:
+        say(started)
+        time.sleep(600)
+    except BaseException: pass
+    time.sleep(600)
+def in_finally(started):
+    try:
+        say(started)
+        time.sleep(600)
+    finally:
+        time.sleep(0.3)         # is not interrupted a second time
+        with open(started + "-finally", "w"): pass
+def loop_in_c(started):
+    say(started)
+    sum(range(1 << 50))
+def block_signals(started):
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+    say(started)
+    time.sleep(600)
+def partial(started):
+    try:
+        say(started)
+        time.sleep(600)
+    except cluster.SoftTimeout: return "so far"
+def shielded(started, done):
+    with cluster.shield():
+        say(started)
+        time.sleep(0.5)
+        with open(done, "w") as f: f.write("all of it")
+    return "too much"
+def import_and_sleep(started):
+    say(started)
+    import slow_module
+    assert slow_module.DONE
+    time.sleep(600)
+def nap(seconds): time.sleep(seconds)
+
+def saves():
+    job = cluster.current_job()
+    was = job.saved
+    try: job.save(bytes(65536))
+    except ValueError as e: text = str(e)[:24]
+    job.save({"n": 2})
+    return job.attempt, job.key, job.tags, was, text, job.saved
+def keep_job():
+    global kept_job
+    kept_job = cluster.current_job()
+def save_kept(): kept_job.save(1)
+
+def eat(mib, pause):
+    parts = []
+    for _ in range(mib // 10):
+        parts.append(bytearray(10 << 20))
+        time.sleep(pause)
+    return mib
+def eat_in_children(count, mib):
+    work = f"import time; part = bytearray({mib} << 20); time.sleep(3)"
+    children = [subprocess.Popen([sys.executable, "-S", "-c", work]) for _ in range(count)]
+    if any([child.wait() for child in children]): raise RuntimeError("a child died")
+def many_children(count):
+    for _ in range(count):
+        if os.fork() == 0:
+            time.sleep(600)
+            os._exit(0)
+    time.sleep(600)
+def open_many(count):
+    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(count)]
+    for fd in files: os.close(fd)
+    return len(files)
+def share_of_a_processor(seconds):
+    began = time.monotonic()
+    while time.process_time() < share_of_a_processor.spent + seconds: pass
+    share_of_a_processor.spent = time.process_time()
+    return seconds / (time.monotonic() - began)
+share_of_a_processor.spent = 0
 
 class DiesInPickle:
     def __reduce__(self): os._exit(4)
@@ -187,6 +356,25 @@ def wait_for_end(pid: int) -> None:
         assert select.select([fd], [], [], PATIENCE_S)[0], f"process {pid} is still there"
     finally:
         os.close(fd)
+
+
+def running(pid: int) -> bool:
+    """A zombie does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def first(pool: WorkerPool, kind: type[T]) -> T:
+    """The first event of that kind."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        select.select([pool], [], [], 1.0)
+        for event in pool.drain(1000)[0]:
+            if isinstance(event, kind):
+                return event
+    raise AssertionError(f"there came no {kind.__name__}")
 
 
 # ------------------------------------------------------------------------------------ work
@@ -425,22 +613,382 @@ def test_an_idle_death_has_no_suspect(host: Host) -> None:
     assert host.gone() == WorkerGone(0, pid, "signal 15 (SIGTERM)", None, False, [])
 
 
-def test_a_killed_worker_takes_along_what_its_jobs_left_running(host: Host) -> None:
+def test_what_a_job_leaves_running_is_gone_before_its_result_is_there(host: Host) -> None:
     pid = host.spawn()
-    host.give(host.run("leave_a_child_behind"))
+    host.give(host.run("leave_a_child_behind"), host.run("double", 1))
     (child,) = host.results(1)
-    blocker, _ = host.block()
-    host.pool.perform(KillWorker(0))
-    assert host.gone() == WorkerGone(0, pid, "killed by the agent", blocker, True, [])
-    wait_for_end(child)
+    assert not running(child)
+    gone = host.gone()
+    assert (gone.pid, gone.suspect, len(gone.unread)) == (pid, None, 1)
+    assert gone.replaced and gone.cause == "its job left processes behind"
 
 
-def test_a_crashed_worker_takes_along_what_its_jobs_left_running(host: Host) -> None:
+def test_a_daemon_in_a_session_of_its_own_is_gone_too(host: Host, tmp_path: Path) -> None:
     host.spawn()
-    host.give(host.run("leave_a_child_behind"), host.run("exit_hard"))
-    (child,) = host.results(1)
+    host.give(host.run("leave_a_daemon", str(tmp_path / "daemon")))
+    (daemon,) = host.results(1)
+    assert not running(daemon)
+
+
+@pytest.mark.parametrize("end", ["kill", "exit"])
+def test_a_dead_worker_takes_along_what_its_job_has_started(host: Host, tmp_path: Path, end: str) -> None:
+    host.spawn()
+    said = tmp_path / "daemon"
+    os.mkfifo(said)
+    host.give(host.run("daemon_and_" + end, str(said)))
+    daemon = int(said.read_text())
+    if end == "kill":
+        assert running(daemon)
+        host.pool.perform(KillWorker(0))
     host.gone()
-    wait_for_end(child)
+    assert not running(daemon)
+
+
+def test_shared_memory_that_a_job_forgets_is_gone(host: Host) -> None:
+    host.spawn()
+    host.give(host.run("forget_shared_memory"))
+    (name,) = host.results(1)
+    assert not Path("/dev/shm", name).exists()
+
+
+def test_a_job_may_have_processes_of_its_own(host: Host) -> None:
+    host.spawn()
+    host.give(host.run("pool_of_processes", 3))
+    assert host.results(1) == [[0, 1, 4]]
+
+
+def test_nothing_of_a_job_reaches_the_next_one(host: Host, tmp_path: Path) -> None:
+    pid = host.spawn()
+    host.give(host.run("where"), host.run("make_a_mess", str(tmp_path)), host.run("where"))
+    before, _, after = host.results(3)
+    assert before == after and host.rows()[2] and host.of(WorkerDone)[-1].pid == pid
+
+
+def test_an_attempt_is_measured(host: Host) -> None:
+    host.spawn()
+    host.give(host.run("double", 1), host.run("use", 64 << 20, 0.2), host.run("double", 1))
+    host.results(3)
+    small, big, again = host.rows()
+    assert big.cpu_us >= 150_000 > small.cpu_us and big.cpu_us <= big.run_us * 2
+    assert big.peak_kib > small.peak_kib + 60_000
+    assert again.peak_kib < big.peak_kib - 50_000
+    assert 0 < host.of(WorkerUp)[0].init_us < 10e6
+
+
+def test_the_time_of_its_processes_is_a_jobs_own(host: Host) -> None:
+    host.spawn()
+    host.give(host.run("use_elsewhere", 0.2))
+    host.results(1)
+    assert host.rows()[0].cpu_us > 150_000
+
+
+def zygote_of(pid: int) -> int:
+    return trees.parents()[pid]
+
+
+def test_a_zygote_that_dies_takes_its_workers_along_and_another_takes_its_place(host: Host) -> None:
+    pid = host.spawn()
+    blocker, _ = host.block()
+    old = zygote_of(pid)
+    os.kill(old, signal.SIGKILL)
+    gone = host.gone()
+    assert (gone.pid, gone.suspect, gone.cause) == (pid, blocker, "its zygote has died: signal 9 (SIGKILL)")
+    host.events.clear()
+    assert zygote_of(host.spawn()) != old
+    host.give(host.run("double", 1))
+    assert host.results(1) == [2]
+
+
+def test_a_module_that_starts_threads_is_named(tmp_path: Path) -> None:
+    (tmp_path / "harmless.py").touch()
+    (tmp_path / "threads.py").write_text(
+        "import threading\nthreading.Thread(target=input, daemon=True).start()\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    with contextlib.closing(Host(tmp_path, preload=["harmless", "threads"]).pool) as pool:
+        pool.perform(SpawnWorker(0))
+        assert "importing 'threads' has started some" in first(pool, WorkerGone).cause
+
+
+@pytest.mark.parametrize(
+    ("option", "about"),
+    [
+        ({"preload": ["nowhere"]}, "preloading 'nowhere': ModuleNotFoundError"),
+        ({"init": "jobs:sys_exit"}, "init 'jobs:sys_exit': SystemExit: 7"),
+    ],
+)
+@pytest.mark.parametrize("fork", [True, False])
+def test_what_cannot_be_loaded_is_said(tmp_path: Path, option: dict[str, Any], about: str, fork: bool) -> None:
+    with contextlib.closing(Host(tmp_path, fork=fork, **option).pool) as pool:
+        pool.perform(SpawnWorker(0))
+        cause = first(pool, WorkerGone).cause
+    assert cause.startswith("could not be started: ") and about in cause
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_workers_find_what_was_loaded_before(tmp_path: Path, fork: bool) -> None:
+    (tmp_path / "heavy.py").write_text("import os\nBY = os.getpid()\nREADY = []\ndef init(): READY.append(os.getpid())")
+    host = Host(tmp_path, fork=fork, preload=["heavy", "numpy"], init="heavy:init")
+    with contextlib.closing(host.pool):
+        pid = host.spawn()
+        host.give(host.run("getattr_of", "heavy", "BY"), host.run("getattr_of", "heavy", "READY"), host.run("chance"))
+        by, ready, chance = host.results(3)
+        assert by == (zygote_of(pid) if fork else pid) and ready == [pid]
+        host.spawn(1)
+        host.give(host.run("chance"), slot=1)
+        assert all(a != b for a, b in zip(chance, host.results(4)[3], strict=True))
+
+
+def test_of_the_environment_goes_on_what_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_HOST", "here")
+    monkeypatch.setenv("SECRET", "word")
+    host = Host(tmp_path, passed=["DB_*"])
+    with contextlib.closing(host.pool):
+        host.spawn()
+        host.give(*(host.run("os:getenv", name) for name in ("DB_HOST", "SECRET", "PATH", "PYTHONPATH")))
+        assert host.results(4) == ["here", None, os.environ["PATH"], str(tmp_path)]
+
+
+def test_a_worker_leaves_after_so_many_jobs(tmp_path: Path) -> None:
+    host = Host(tmp_path, max_jobs=3)
+    with contextlib.closing(host.pool):
+        host.spawn()
+        tokens = host.give(*(host.run("double", i) for i in range(5)))
+        gone = host.gone()
+        assert host.results(3) == [0, 2, 4]
+        assert gone == WorkerGone(0, gone.pid, "it has run 3 jobs", None, False, tokens[3:], replaced=True)
+
+
+def test_a_worker_leaves_when_memory_stays_with_it(tmp_path: Path) -> None:
+    host = Host(tmp_path, max_left_bytes=40 << 20)
+    with contextlib.closing(host.pool):
+        host.spawn()
+        host.give(host.run("use", 64 << 20, 0.0), host.run("keep", 64 << 20))
+        cause = host.gone().cause
+        assert len(host.rows()) == 2 and "MiB of memory stayed with it" in cause
+
+
+# ------------------------------------------------------------------------------------ interrupting
+
+
+def end_of(host: Host, token: int, timeout_s: float = 0.0, within_s: float = 5.0) -> Done | WorkerGone:
+    """Interrupt an attempt until it has ended, as the agent does; kill its worker if it does not."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        host.pool.perform(InterruptWorker(0, token, timeout_s, dump=True))
+        if select.select([host.pool], [], [], 0.05)[0]:
+            host.events += host.pool.drain(1000)[0]
+        for row in host.rows():
+            if row.token == token:
+                return row
+    host.pool.perform(KillWorker(0))
+    return host.gone()
+
+
+SLOW = ["sleep", "loop", "wait_for_a_child", "hold_a_lock", "async_sleep", "async_loop", "swallow_once", "in_finally"]
+
+
+@pytest.mark.parametrize("job", SLOW)
+@pytest.mark.parametrize("timeout_s", [0.0, 1.5])
+def test_what_runs_is_interrupted(host: Host, tmp_path: Path, job: str, timeout_s: float) -> None:
+    host.spawn()
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    (token,) = host.give(host.run(job, str(started)))
+    started.read_text()
+    row = end_of(host, token, timeout_s)
+    assert isinstance(row, Done)
+    failure = Failure.decode(row.payload)
+    kind, end = ("JobTimeout", End.TIMED_OUT) if timeout_s else ("Cancelled", End.CANCELLED)
+    assert (failure.kind, row.end) == (kind, end) and f"in {job}" in failure.traceback
+    gone = host.gone()
+    assert gone.replaced and gone.cause == "its job was interrupted"
+    assert not (tmp_path / "child").exists() or not running(int((tmp_path / "child").read_text()))
+
+
+@pytest.mark.parametrize("job", ["loop_in_c", "block_signals"])
+def test_what_cannot_be_interrupted_is_killed_with_its_stack(host: Host, tmp_path: Path, job: str) -> None:
+    host.spawn()
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    (token,) = host.give(host.run(job, str(started)))
+    started.read_text()
+    gone = end_of(host, token, within_s=0.3)
+    assert isinstance(gone, WorkerGone) and gone.suspect == token
+    assert job == "block_signals" or "in loop_in_c" in gone.stack
+
+
+def test_a_job_may_answer_a_timeout_with_what_it_has(host: Host, tmp_path: Path) -> None:
+    host.spawn()
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    (token,) = host.give(host.run("partial", str(started)))
+    started.read_text()
+    row = end_of(host, token, 1.0)
+    assert isinstance(row, Done) and (row.end, host.value(row)) == (End.SUCCEEDED, "so far")
+    assert host.gone().replaced
+
+
+def test_a_shielded_section_is_finished_first(host: Host, tmp_path: Path) -> None:
+    host.spawn()
+    started, done = tmp_path / "started", tmp_path / "done"
+    os.mkfifo(started)
+    (token,) = host.give(host.run("shielded", str(started), str(done)))
+    started.read_text()
+    row = end_of(host, token)
+    assert isinstance(row, Done) and row.end == End.CANCELLED and done.read_text() == "all of it"
+
+
+def test_an_import_is_not_interrupted(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.5)\nDONE = True\n")
+    host.spawn()
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    (token,) = host.give(host.run("import_and_sleep", str(started)))
+    started.read_text()
+    row = end_of(host, token)
+    assert isinstance(row, Done) and row.end == End.CANCELLED
+    assert "in import_and_sleep" in Failure.decode(row.payload).traceback and "slow_module" not in str(row.payload)
+
+
+def test_an_interruption_that_is_late_hits_nobody(host: Host) -> None:
+    pid = host.spawn()
+    for n in range(100):
+        first, second = host.give(host.run("double", n), host.run("nap", 0.002))
+        for token in (first, second + 1):
+            host.pool.perform(InterruptWorker(0, token, 0.0))
+            os.kill(pid, program.SIGNAL_INTERRUPT)
+        host.wait(lambda n=n: len(host.rows()) == 2 * n + 2)  # type: ignore[misc]
+    assert {row.end for row in host.rows() if row.token % 2 == 0} == {End.SUCCEEDED}
+    assert not host.of(WorkerGone)
+
+
+def test_what_a_job_saves_comes_before_its_result(host: Host) -> None:
+    host.spawn()
+    about = msgpack.packb({"key": "k", "tags": ["a"], "saved": payload.pack_state({"n": 1}, 100)})
+    host.give(host.run("saves")._replace(about=about), host.run("double", 1))
+    seen, result = host.results(2)
+    assert seen == (1, "k", ("a",), {"n": 1}, "the state is a pickle of", {"n": 2}) and result == 2
+    assert [payload.unpack_state(e.state) for e in host.of(StateSaved)] == [{"n": 2}]
+
+
+def test_a_job_that_is_over_saves_nothing(host: Host) -> None:
+    host.spawn()
+    host.give(host.run("keep_job"), host.run("save_kept"))
+    assert host.results(2)[1].text == "the job is over: it cannot save any more"
+    assert not host.of(StateSaved)
+
+
+# ------------------------------------------------------------------------------------ limits
+
+
+def limited(run: Run, **rules: Any) -> Run:
+    return run._replace(spec=replace(run.spec, rules=Rules(**rules)))
+
+
+@pytest.fixture(params=["groups", "watched"])
+def limiting(request: pytest.FixtureRequest, host: Host) -> Host:
+    if request.param == "watched":
+        host.pool._groups.close()
+        host.pool._groups.places.clear()
+    elif not host.pool._groups.places:
+        pytest.skip("no control group of this process may be divided")
+    host.spawn()
+    return host
+
+
+def watch(host: Host, token: int) -> WorkerGone | None:
+    """Look as the agent does, until the attempt has ended, and kill it when it is above."""
+    rules = Rules(memory_bytes=150 << 20, processes=40)
+    while True:
+        host.pool.perform(Look(0, token))
+        host.wait(lambda: host.events)
+        for event in host.events:
+            if isinstance(event, Seen) and (
+                event.memory_bytes > rules.memory_bytes or event.processes > rules.processes
+            ):
+                host.pool.perform(KillWorker(0))
+                return host.gone()
+            if isinstance(event, WorkerGone):
+                return event
+            if isinstance(event, WorkerDone):
+                return None
+        host.events.clear()
+        select.select([host.pool], [], [], 0.05)
+        host.events += host.pool.drain(100)[0]
+
+
+def test_memory_above_its_limit_ends_the_job(limiting: Host) -> None:
+    host = limiting
+    grouped = bool(host.pool._groups.places)
+    (token,) = host.give(limited(host.run("eat", 400, 0.01), memory_bytes=150 << 20))
+    gone = watch(host, token)
+    assert gone is not None and gone.suspect == token
+    if grouped:
+        assert gone.out_of_memory and "memory_bytes of 157286400" in gone.cause
+    assert 100 << 10 < gone.peak_kib < 400 << 10
+    host.events.clear()
+    host.spawn()
+    (token,) = host.give(limited(host.run("eat", 100, 0.0), memory_bytes=150 << 20))
+    assert watch(host, token) is None
+    host.events.clear()
+    host.give(host.run("eat", 200, 0.0))
+    assert host.results(1) == [200]
+
+
+def test_memory_of_all_its_processes_counts(limiting: Host) -> None:
+    host = limiting
+    (token,) = host.give(limited(host.run("eat_in_children", 4, 80), memory_bytes=150 << 20))
+    gone = watch(host, token)
+    if gone is None:
+        assert host.rows()[0].end == End.MEMORY
+    else:
+        assert gone.suspect == token
+
+
+def test_a_fork_bomb_hurts_itself(limiting: Host) -> None:
+    host = limiting
+    (token,) = host.give(limited(host.run("many_children", 200), processes=40))
+    gone = watch(host, token)
+    if gone is None:
+        (row,) = host.rows()
+        assert Failure.decode(row.payload).kind == "BlockingIOError"
+    else:
+        assert gone.suspect == token
+    host.wait(lambda: host.of(WorkerGone))
+    host.events.clear()
+    host.spawn()
+    host.give(host.run("double", 1))
+    assert host.results(1) == [2]
+
+
+def test_open_files_are_limited_for_that_job_alone(host: Host) -> None:
+    host.spawn()
+    host.give(limited(host.run("open_many", 100), open_files=50), host.run("open_many", 100))
+    failure, many = host.results(2)
+    assert (failure.kind, failure.text.split("]")[0], many) == ("OSError", "[Errno 24", 100)
+
+
+def test_processors_are_limited_for_that_job_alone(limiting: Host) -> None:
+    host = limiting
+    host.give(limited(host.run("share_of_a_processor", 0.5), cpus=0.3))
+    (share,) = host.results(1)
+    host.events.clear()
+    host.give(host.run("share_of_a_processor", 0.2))
+    host.results(1)
+    if host.pool._groups.places.get("cpu"):
+        assert share < 0.6
+
+
+def test_no_process_and_no_directory_is_left_by_a_closed_pool(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    pid = host.spawn()
+    zygote = zygote_of(pid)
+    host.give(host.run("where"))
+    (_, _, temp) = host.results(1)[0]
+    assert Path(temp).parent.exists()
+    host.pool.close()
+    assert not running(pid) and not running(zygote) and not Path(temp).parent.exists()
 
 
 @pytest.mark.parametrize(("job", "status"), [("fork_and_return", 0), ("fork_and_raise", 5)])
@@ -486,10 +1034,10 @@ def test_a_process_that_cannot_be_made_is_a_worker_gone(tmp_path: Path) -> None:
         b"junk",
         bytes(1_000),
         b"\xc1",
-        b"\x95\x00\x00\xc4\x00\xc0\x00",  # "ready", a second time
-        b"\x95\x63\x00\xc4\x00\xc0\x00",  # a result of attempt 99
-        b"\x95\x02\x00\xc4\x00\xc0\x00",  # a result of an attempt it has not read
-        b"\x95\x01\x09\xc4\x00\xc0\x00",  # an unknown outcome
+        b"\x98\x00\x00\xc4\x00\xc0\x00\x00\x00\xa0",  # "ready", a second time
+        b"\x98\x63\x00\xc4\x00\xc0\x00\x00\x00\xa0",  # a result of attempt 99
+        b"\x98\x02\x00\xc4\x00\xc0\x00\x00\x00\xa0",  # a result of an attempt it has not read
+        b"\x98\x01\x0b\xc4\x00\xc0\x00\x00\x00\xa0",  # an unknown outcome
         b"\x94\x01\x00\xc4\x00\xc0",
     ],
 )

@@ -96,18 +96,22 @@ class Wire:
         self.page = mmap.mmap(page_fd, mmap.PAGESIZE)
         self.log = (root / "log").open("w+b")
         with (root / "start").open("w+b") as complaints:
-            start = program.Start(theirs.fileno(), page_fd, self.log.fileno(), os.getpid(), 1 << 20, str(root), "n1")
+            stack_fd = os.memfd_create("stack")
+            start = program.Start(
+                theirs.fileno(), page_fd, stack_fd, self.log.fileno(), os.getpid(), 1 << 20, str(root), "n1"
+            )
             self.process = subprocess.Popen(
                 [sys.executable, "-P", program.__file__, *start.argv()],
                 stdin=subprocess.DEVNULL,
                 stdout=self.log,
                 stderr=complaints,
-                pass_fds=(start.socket_fd, start.page_fd, start.stderr_fd),
+                pass_fds=(start.socket_fd, start.page_fd, start.stack_fd, start.stderr_fd),
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, root]))},
             )
         theirs.close()
         os.close(page_fd)
+        os.close(stack_fd)
         assert self.receive()[0] == 0
 
     def receive(self) -> tuple[Any, ...]:
@@ -118,13 +122,18 @@ class Wire:
         self.send_packed(code or f"cjobs\n{name}\n.".encode(), payload.pack_call(args, {}), token, start_by)
 
     def send_packed(
-        self, code: bytes, arguments: bytes | payload.LargePayload, token: int = 1, start_by: float = 0.0
+        self,
+        code: bytes,
+        arguments: bytes | payload.LargePayload,
+        token: int = 1,
+        start_by: float = 0.0,
+        about: bytes = b"",
     ) -> None:
-        self.ours.send(msgpack.packb((token, b"j" * 16, 1, False, code, "name", arguments, b"", start_by)))
+        self.ours.send(msgpack.packb((token, b"j" * 16, 1, False, code, "name", arguments, b"", start_by, about, 0)))
 
     def call(self, name: str, *args: Any, code: bytes = b"") -> Any:
         self.send(name, *args, code=code)
-        token, outcome, result, large, _ = self.receive()
+        token, outcome, result, large, *_ = self.receive()
         assert token == 1 and large is None
         return Failure.decode(result) if outcome else payload.unpack_result(result)
 
@@ -228,7 +237,7 @@ def test_whatever_a_job_does_short_of_dying_fails_it_alone(wire: Wire, job: str,
 
 
 def test_arguments_that_do_not_load_fail_the_job_alone(wire: Wire) -> None:
-    wire.ours.send(msgpack.packb((1, b"", 1, False, b"cjobs\ncalls\n.", "calls", b"junk", b"", 0)))
+    wire.ours.send(msgpack.packb((1, b"", 1, False, b"cjobs\ncalls\n.", "calls", b"junk", b"", 0, b"", 0)))
     failure = Failure.decode(wire.receive()[2])
     assert failure.kind == "SerializationError" and "arguments" in failure.text
     assert wire.call("calls") == 1
@@ -301,7 +310,8 @@ def test_the_end_of_the_pipe_ends_the_worker(wire: Wire) -> None:
 
 
 def test_a_worker_whose_parent_is_another_leaves_at_once(tmp_path: Path) -> None:
-    argv = [sys.executable, "-P", program.__file__, "0", "0", "2", str(os.getpid() + 1), "0", str(tmp_path), "n"]
+    start = program.Start(0, 0, 0, 2, os.getpid() + 1, 0, str(tmp_path), "n")
+    argv = [sys.executable, "-P", program.__file__, *start.argv()]
     assert subprocess.run(argv, timeout=PATIENCE_S).returncode == 1
 
 

@@ -74,11 +74,11 @@ def test_two_at_once_know_nothing_of_each_other() -> None:
 
 def test_a_node_added_later_takes_what_demands_it() -> None:
     with LocalCluster(slots=1) as cluster, cluster.client() as client:
-        demanding = client.options(labels={"disk": "fast"}).submit(os.getppid)
+        demanding = client.options(labels={"disk": "fast"}).submit(os.getenv, "GANGER_AGENT")
         assert demanding.accepted(SOON_S) and not demanding.done()
         assert client.submit(abs, -1).result(SOON_S) == 1
         node = cluster.add_node(slots=3, labels={"disk": "fast"})
-        assert demanding.result(SOON_S) == node.pid
+        assert demanding.result(SOON_S) == str(node.pid)
         assert (node.name, node.pid) == ("node-2", cluster.nodes[1].pid)
         assert {n["name"]: n["slots"] for n in client.nodes()} == {"node-1": 1, "node-2": 3}
 
