@@ -206,9 +206,10 @@ class _Zygote:
         """By process number."""
 
     def ask(self, worker: _Process) -> None:
-        """Have it forked. Raises ``OSError``."""
+        """Have it forked. Raises ``OSError``, but not if the zygote is dead: its death, which has more to say, is due."""
         self.requests += 1
-        socket.send_fds(self.control, [_PACK(self.requests)], worker.fds)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            socket.send_fds(self.control, [_PACK(self.requests)], worker.fds)
         self.unborn[self.requests] = worker
 
     def close(self) -> None:
@@ -424,12 +425,13 @@ class WorkerPool:
         self._hear(parent, events, dead)
         self._epoll.unregister(parent.control.fileno())
         self._epoll.unregister(parent.pidfd)
-        how = f"its zygote has died: {_words(parent.popen.poll())}"
+        how = _words(parent.popen.poll())
         said = _last_words(parent.complaints)
-        for worker in parent.unborn.values():
-            self._stillborn(worker, f"{_words(parent.popen.poll())}; {said}".rstrip("; "), events)
+        for worker in parent.unborn.values():  # it may have been born, and have begun, before that was told
+            worker.parent_died = f"{how}; {said}".rstrip("; ")
+            dead.append((worker, _Death(None, 0, 0)))
         for worker in parent.workers.values():
-            worker.parent_died = how
+            worker.parent_died = f"its zygote has died: {how}"
             worker.signal(signal.SIGKILL)
             self._pidfds[worker.pidfd] = worker
             self._epoll.register(worker.pidfd, select.EPOLLIN)

@@ -55,6 +55,7 @@ def exit_hard(): os._exit(3)
 def segfault(): ctypes.string_at(0)
 def abort(): os.abort()
 def kill_self(): os.kill(os.getpid(), signal.SIGKILL)
+def kill_parent(): os.kill(os.getppid(), signal.SIGKILL); signal.pause()
 def sys_exit(): sys.exit(7)
 def ctrl_c(): os.kill(os.getpid(), signal.SIGINT); signal.pause()
 def double(x): return 2 * x
@@ -1017,6 +1018,33 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert gone.cause.startswith("could not be started: exit code 1; ")
     assert "encodings" in gone.cause
     assert (gone.suspect, gone.unread) == (None, tokens)
+
+
+def test_a_worker_asked_of_a_dead_zygote_says_why_it_died(tmp_path: Path) -> None:
+    host = Host(tmp_path, env={"PYTHONHOME": "/nonexistent"})
+    with contextlib.closing(host.pool):
+        host.pool.perform(SpawnWorker(0))
+        zygote = host.pool._zygote
+        assert zygote is not None
+        assert select.select([zygote.pidfd], [], [], PATIENCE_S)[0]
+        host.pool.perform(SpawnWorker(1))  # its request finds nobody
+        host.wait(lambda: len(host.of(WorkerGone)) == 2)
+    for gone in host.of(WorkerGone):
+        assert gone.cause.startswith("could not be started: exit code 1; ") and "encodings" in gone.cause
+
+
+def test_what_a_worker_had_begun_whose_birth_was_not_told_is_not_taken_for_unread(host: Host) -> None:
+    host.spawn()
+    zygote = host.pool._zygote
+    assert zygote is not None
+    host.pool.perform(SpawnWorker(1))
+    assert select.select([zygote.control], [], [], PATIENCE_S)[0]
+    _, fds, _, _ = socket.recv_fds(zygote.control, 4096, 1)
+    os.close(fds[0])
+    (token,) = host.give(host.run("kill_parent"), slot=1)
+    host.wait(lambda: len(host.of(WorkerGone)) == 2)
+    gone = next(e for e in host.of(WorkerGone) if e.slot == 1)
+    assert (gone.suspect, gone.noted, gone.unread) == (token, True, [])
 
 
 def test_a_process_that_cannot_be_made_is_a_worker_gone(tmp_path: Path) -> None:
