@@ -367,6 +367,15 @@ def running(pid: int) -> bool:
         return False
 
 
+def wait_for_cpu(pid: int) -> None:
+    """Until the process has worked for a while from now on."""
+    spent = Path(f"/proc/{pid}/schedstat")
+    enough = int(spent.read_text().split()[0]) + 50_000_000
+    end = time.monotonic() + PATIENCE_S
+    while int(spent.read_text().split()[0]) < enough:
+        assert time.monotonic() < end, "it does not work"
+
+
 def first(pool: WorkerPool, kind: type[T]) -> T:
     """The first event of that kind."""
     end = time.monotonic() + PATIENCE_S
@@ -503,7 +512,7 @@ def test_a_missing_file_fails_the_job_and_names_the_node(host: Host) -> None:
 def test_the_largest_inline_packet_passes(host: Host) -> None:
     host.spawn()
     run = host.run("builtins:len", bytes(INLINE_BYTES - 100))
-    host.give(run._replace(spec=Spec("x" * INLINE_BYTES, False, run.spec.code)))
+    host.give(run._replace(about=msgpack.packb({"key": "x" * INLINE_BYTES})))
     assert host.results(1) == [INLINE_BYTES - 100]
 
 
@@ -665,6 +674,16 @@ def test_nothing_of_a_job_reaches_the_next_one(host: Host, tmp_path: Path) -> No
     assert before == after and host.rows()[2] and host.of(WorkerDone)[-1].pid == pid
 
 
+def test_the_shortest_job_that_changes_directory_or_mask_is_noticed(host: Host, tmp_path: Path) -> None:
+    host.spawn()
+    host.give(host.run("where"), host.run("where"))
+    (_, before) = host.results(2)
+    changes = [("os:chdir", "/"), ("posix:chdir", "/"), ("signal:pthread_sigmask", signal.SIG_BLOCK, [signal.SIGTERM])]
+    for n, (name, *args) in enumerate(changes):
+        host.give(host.run(name, *args), host.run("where"))
+        assert host.results(4 + 2 * n)[-1] == before, name
+
+
 def test_an_attempt_is_measured(host: Host) -> None:
     host.spawn()
     host.give(host.run("double", 1), host.run("use", 64 << 20, 0.2), host.run("double", 1))
@@ -809,11 +828,13 @@ def test_what_runs_is_interrupted(host: Host, tmp_path: Path, job: str, timeout_
 
 @pytest.mark.parametrize("job", ["loop_in_c", "block_signals"])
 def test_what_cannot_be_interrupted_is_killed_with_its_stack(host: Host, tmp_path: Path, job: str) -> None:
-    host.spawn()
+    pid = host.spawn()
     started = tmp_path / "started"
     os.mkfifo(started)
     (token,) = host.give(host.run(job, str(started)))
     started.read_text()
+    if job == "loop_in_c":
+        wait_for_cpu(pid)
     gone = end_of(host, token, within_s=0.3)
     assert isinstance(gone, WorkerGone) and gone.suspect == token
     assert job == "block_signals" or "in loop_in_c" in gone.stack
@@ -1062,11 +1083,15 @@ def test_a_process_that_cannot_be_made_is_a_worker_gone(tmp_path: Path) -> None:
         b"junk",
         bytes(1_000),
         b"\xc1",
-        b"\x98\x00\x00\xc4\x00\xc0\x00\x00\x00\xa0",  # "ready", a second time
-        b"\x98\x63\x00\xc4\x00\xc0\x00\x00\x00\xa0",  # a result of attempt 99
-        b"\x98\x02\x00\xc4\x00\xc0\x00\x00\x00\xa0",  # a result of an attempt it has not read
-        b"\x98\x01\x0b\xc4\x00\xc0\x00\x00\x00\xa0",  # an unknown outcome
+        b"\x94\x00\x00\xc4\x00\x00",  # "ready", a second time
+        b"\x94\x63\x00\xc4\x00\x00",  # a result of attempt 99
+        b"\x94\x02\x00\xc4\x00\x00",  # a result of an attempt it has not read
+        b"\x94\x01\x0b\xc4\x00\x00",  # an unknown outcome
         b"\x94\x01\x00\xc4\x00\xc0",
+        b"\x93\x01\x00\xc4\x00",
+        b"\x98\x01\x00\xc4\x00\x00\xa0\x00\x00\xa0",  # a blob without a name
+        b"\x98\x01\x00\xc4\x00\x00\xc0\xc0\x00\xa0",
+        b"\x98\x01\x00\xc4\x00\x00\xc0\x00\x00\xc0",
     ],
 )
 def test_a_worker_that_sends_junk_is_killed_with_its_attempt(host: Host, junk: bytes) -> None:
