@@ -678,8 +678,10 @@ def test_the_shortest_job_that_changes_directory_or_mask_is_noticed(host: Host, 
     host.spawn()
     host.give(host.run("where"), host.run("where"))
     (_, before) = host.results(2)
-    changes = [("os:chdir", "/"), ("posix:chdir", "/"), ("signal:pthread_sigmask", signal.SIG_BLOCK, [signal.SIGTERM])]
-    for n, (name, *args) in enumerate(changes):
+    mask: tuple[Any, ...] = (signal.SIG_BLOCK, [signal.SIGTERM])
+    for n, (name, args) in enumerate(
+        {"os:chdir": ("/",), "posix:chdir": ("/",), "signal:pthread_sigmask": mask}.items()
+    ):
         host.give(host.run(name, *args), host.run("where"))
         assert host.results(4 + 2 * n)[-1] == before, name
 
