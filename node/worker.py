@@ -182,10 +182,18 @@ class Worker:
         self._hidden = {Worker._run.__code__.co_filename, payload.__file__}
         """Files whose frames the user need not see at the top of a traceback."""
         self._traces = Traces(start)
+        self._stdout = sys.stdout
+        self._forked = False
+        """Whether this is a child that user code has forked, and that came back."""
+
+    def _is_forked(self) -> None:
+        self._forked = True
 
     def serve(self, began_at: float) -> None:
         """Until the agent is gone, or the worker is to be replaced."""
         pipe, pack, unpackb, clock = self._pipe, msgpack.Packer().pack, msgpack.unpackb, time.perf_counter_ns
+        getpid = os.getpid
+        os.register_at_fork(after_in_child=self._is_forked)
         traces = self._traces
         cleared = traces.cleared
         buffer = bytearray(MAX_PACKET)  # receiving into new bytes would cost five times the rest
@@ -200,6 +208,9 @@ class Worker:
             if files:
                 traces.limit_files(files)
             end, result, large = self._run(token, job, attempt, by_value, code, arguments, sha, start_by, about)
+            if getpid() != self._pid:  # forked by C code
+                _leave(None)
+            self._flush()
             run_us = (clock() - began) // 1000
             left = cleared(run_us)
             if left is None and large is None and not self._interruptions:
@@ -280,6 +291,8 @@ class Worker:
             args, kwargs = payload.unpack_call(self._mapped(sha) if sha else arguments, self._node)
         except BaseException as e:  # what is being loaded is user code too
             return self._failed(e, ours=True)
+        if self._forked:
+            _leave(None)
         try:
             _note(page, 0, token, USER_CODE)
             if start_by and time.monotonic() > start_by:
@@ -299,16 +312,29 @@ class Worker:
             return self._failed(e, ours=False)
         self._off_stage()
         _note(page, 0, token, ANSWERING)
-        if os.getpid() != self._pid:
+        if self._forked:
             _leave(None)
-        _flush()
         try:
             packed = payload.pack_result(value, max_bytes=self._max_blob_bytes)
             if isinstance(packed, bytes):
                 return End.SUCCEEDED, packed, None
+            if self._forked:
+                _leave(None)
             return End.SUCCEEDED, b"", self._written(token, packed)
         except BaseException as e:
             return self._failed(e, ours=True)
+
+    def _flush(self) -> None:
+        """User code may have closed standard output, or put anything in its place."""
+        try:
+            sys.stdout.flush()
+            if sys.stdout is self._stdout:
+                return
+        except Exception:
+            pass
+        sys.stdout = self._stdout
+        if self._stdout is not None and self._stdout.closed:
+            self._traces.spoilt = "its job closed standard output"
 
     def _off_stage(self) -> None:
         STAGE.job = None
@@ -318,7 +344,6 @@ class Worker:
         """``ours``: raised around the user's function, not by it."""
         if os.getpid() != self._pid:
             _leave(exc)
-        _flush()
         if ours and isinstance(exc, errors.JobError):
             return End.RAISED, payload.pack_error(exc).encode(), None
         if ours and isinstance(exc, OSError):  # a blob's file; not to be taken for an error of the job
@@ -420,10 +445,14 @@ class Traces:
         self._first_kib = 0
         """Memory at the start."""
         self._files: tuple[int, int] | None = None
+        self.spoilt = ""
+        """Why the worker is of no use to another job."""
+        self._standard_files: list[tuple[int, int]] = []
         self._clear_refs = self._statm = -1
 
     def begin(self) -> None:
         self._home = os.getcwd()
+        self._standard_files = _standard_files()
         if self._temp_dir:
             os.makedirs(self._temp_dir, 0o700, exist_ok=True)
             os.environ["TMPDIR"] = self._temp_dir
@@ -450,7 +479,8 @@ class Traces:
         """After an attempt: cpu time (us) and peak memory (KiB) of it, and why the worker is to be replaced; ``None``
         if it was too short to be measured and nothing is to be said."""
         self._jobs_left -= 1
-        if run_us < _SHORT_US and self._jobs_left and self._unseen_us < _UNSEEN_US and not _touched:
+        short = run_us < _SHORT_US and self._unseen_us < _UNSEEN_US
+        if short and self._jobs_left and not _touched and not self.spoilt:
             self._unseen_us += run_us + _EACH_US
             return None
         return self._looked(run_us)
@@ -465,7 +495,9 @@ class Traces:
                 os.chdir(self._home)
         except OSError:
             os.chdir(self._home)
-        leaving = ""
+        leaving = self.spoilt
+        if not leaving and _standard_files() != self._standard_files:
+            leaving = "its job closed or replaced a standard file"
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -529,6 +561,18 @@ class Traces:
 _note = PAGE.pack_into
 
 
+def _standard_files() -> list[tuple[int, int]]:
+    """What is behind the descriptors 1 and 2."""
+    found = []
+    for fd in (1, 2):
+        try:
+            seen = os.fstat(fd)
+            found.append((seen.st_dev, seen.st_ino))
+        except OSError:
+            found.append((0, 0))
+    return found
+
+
 _sigmask: Callable[..., Any] = getattr(signal, "_signal", signal).pthread_sigmask
 """Without the names that ``signal`` gives to the numbers."""
 
@@ -569,13 +613,6 @@ def _is_interruption(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return any(_is_interruption(inner) for inner in exc.exceptions)
     return isinstance(exc, errors.Interrupted) or type(exc).__name__ == "CancelledError"
-
-
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except Exception:  # user code may have closed it, or put anything in its place
-        pass
 
 
 def _leave(exc: BaseException | None) -> NoReturn:
@@ -705,8 +742,7 @@ def begin(start: Start, began_at: float) -> None:
     os.close(start.stderr_fd)
     faulthandler.enable()
     worker.serve(began_at)
-    _flush()
-    os._exit(0)
+    os._exit(0)  # what the last job printed has been flushed
 
 
 def main(argv: Sequence[str]) -> None:

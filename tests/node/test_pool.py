@@ -80,6 +80,20 @@ def fork_and_raise():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     sys.exit(5)
 
+def forks():
+    """The child comes back too, and is waited for."""
+    child = os.fork()
+    if child: os.waitpid(child, 0)
+def appends(path):
+    with open(path, "a") as f: f.write("x")
+class ForksInPickle:
+    def __reduce__(self):
+        forks()
+        return int, ()
+def appends_and_forks(path):
+    appends(path)
+    return ForksInPickle()
+
 def leave_a_child_behind():
     return subprocess.Popen(["sleep", "600"]).pid
 
@@ -1021,6 +1035,20 @@ def test_a_forked_child_that_comes_back_ends_instead_of_serving(host: Host, job:
     tokens = host.give(host.run(job), host.run("pid"))
     assert host.results(2) == [status, pid]
     assert [row.token for row in host.rows()] == tokens
+
+
+@pytest.mark.parametrize("moment", ["loading", "packing"])
+def test_a_child_forked_beside_the_function_does_not_go_on_as_the_worker(host: Host, moment: str) -> None:
+    """Neither runs it the job a second time, nor does it answer for it."""
+    host.spawn()
+    ran = host.root / "ran"
+    run = host.run("appends" if moment == "loading" else "appends_and_forks", str(ran))
+    if moment == "loading":
+        run = run._replace(spec=replace(run.spec, code=b"cjobs\nforks\n)R0" + run.spec.code))
+    tokens = host.give(run, host.run("double", 2))
+    assert host.results(2)[1] == 4
+    assert [row.token for row in host.rows()] == tokens
+    assert ran.read_text() == "x"
 
 
 def test_a_half_written_result_is_removed_with_its_worker(host: Host) -> None:

@@ -63,6 +63,16 @@ def print_half_a_line():
 def close_stdout():
     sys.stdout.close()
 
+def close_fd_1():
+    os.close(1)
+    time.sleep(0.001)               # shorter, it would be looked for some jobs later
+
+def replace_stdout():
+    import io
+    sys.stdout = io.StringIO()
+
+def stdout_name(): return sys.stdout.name
+
 class Loud(Exception):
     def __str__(self): raise SystemExit(1)
 
@@ -298,9 +308,17 @@ def test_output_is_flushed_before_the_result_is_sent(wire: Wire, tmp_path: Path)
     assert (tmp_path / "log").read_text() == "half a line"
 
 
-def test_a_closed_stdout_is_the_jobs_own_affair(wire: Wire) -> None:
-    wire.call("close_stdout")
-    assert wire.call("calls") == 1
+@pytest.mark.parametrize("job", ["close_stdout", "close_fd_1"])
+def test_a_worker_whose_stdout_was_closed_is_not_for_the_next_job(wire: Wire, job: str) -> None:
+    wire.send(job)
+    token, end, *_, leaving = wire.receive()
+    assert (token, end) == (1, 0) and "closed" in leaving
+    assert wire.process.wait(PATIENCE_S) == 0
+
+
+def test_a_replaced_stdout_is_put_back(wire: Wire) -> None:
+    wire.call("replace_stdout")
+    assert wire.call("stdout_name") == "<stdout>"
 
 
 def test_the_end_of_the_pipe_ends_the_worker(wire: Wire) -> None:
