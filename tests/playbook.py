@@ -591,7 +591,7 @@ class CoordinatorPlay(Play):
     def look_into_questions(self) -> None:
         """Turns without an event, as long as a question needs them."""
         for _ in range(10_000):
-            if not self.coordinator._inquiries:
+            if not self.coordinator._desk._inquiries:
                 return
             assert self._actor.deadline() == self.now.mono
             self.turn()
