@@ -55,6 +55,7 @@ from cluster.messages import (
     Resync,
     Retract,
     Returned,
+    Saved,
     Started,
     Submit,
     Taken,
@@ -403,6 +404,8 @@ class Coordinator:
                 self._fact("node_drains", node=node.name, reason=message.reason)
             case Started():
                 self._started(node, message.tokens)
+            case Saved():
+                self._saved(node, message)
             case Returned():
                 self._returned(node, message)
             case Bye():
@@ -654,7 +657,7 @@ class Coordinator:
             payload = row.payload or b""
             job = Job(row.id, counter_of(row.id), client, record, payload, large, row.rank, State.ADRIFT)
             job.size, job.absent = row.payload_bytes, len(payload) < row.payload_bytes
-            job.attempt, job.at, job.since, job.saved = row.attempt, row.at, row.at, row.saved
+            job.attempt, job.at, job.since = row.attempt, row.at, row.at
             job.summary, job.about = row.summary, About.decode(row.about)
             job.due = row.due or job.first_due  # nothing has happened to it, so no row says when it may run
             retries.restore(job, row.tries)
@@ -665,6 +668,7 @@ class Coordinator:
             self._set_timers(job)
             record.live += 1
             self._admission.taken(job)
+            self._admission.saved(job, row.saved)
             self._payloads.taken(job)
 
     def _absent(self, session: bytes) -> Client:
@@ -1120,8 +1124,21 @@ class Coordinator:
             if job is not None and job.state is State.LEASED:
                 move(job, Cause.STARTED)
 
+    def _saved(self, node: Node, message: Saved) -> None:
+        """What attempts keep for the next ones of their jobs. It is told again on each link, as long as they run."""
+        for token, state in zip(message.tokens, message.states, strict=True):
+            job = node.leases.get(token)
+            if job is None:
+                continue  # another attempt has the job
+            if job.state is State.LEASED:
+                move(job, Cause.STARTED)
+            if state != job.saved:
+                self._admission.saved(job, state)
+                self._journal.standing(job)
+
     def _results(self, node: Node, message: Finished) -> None:
         large = {row: (sha, size) for row, sha, size in message.large} if message.large else {}
+        records = {record[0]: record for record in message.records} if message.records else {}
         late: list[int] = []
         spent: dict[int, list[Any]] = {}
         crashed: list[Job] = []
@@ -1133,16 +1150,20 @@ class Coordinator:
             if job is None:
                 late.append(token)
                 continue
-            if end == End.CRASHED or end == End.MEMORY:
-                self._crashed(node, job, end == End.MEMORY, payload, crashed, run_us, worker)
-                continue
             outcome = Outcome.SUCCEEDED
-            ran: tuple[int, int] | None = (run_us, worker)
+            ran: tuple[int, ...] | None = (run_us, worker)
+            if row in records or end != End.SUCCEEDED:
+                ran = retries.used(job, self._wall, run_us, worker, records.get(row, retries.NO_RECORD))
             if end != End.SUCCEEDED:
-                ran = None
-                if ref is None and end in _ERRORS and self._raised(node, job, end, payload, run_us, worker):
+                took, ran = ran or (), None
+                if end == End.CRASHED or end == End.MEMORY:
+                    self._crashed(node, job, end == End.MEMORY, payload, crashed, took)
+                    continue
+                if self._raised(node, job, end, payload, took):
                     continue
                 outcome = _OUTCOME_OF.get(end, Outcome.FAILED)
+                if end == End.TIMED_OUT:
+                    payload = _with_last_words(job, Failure.decode(payload), f"retries {job.record.spec.rules.retries}")
             if ref is not None and ref[0] not in self._exchange:
                 outcome, ref = Outcome.LOST, None
                 payload = Failure("JobLost", "its result did not arrive").encode()
@@ -1157,6 +1178,8 @@ class Coordinator:
                 self._exchange.named(node, ref[0])
             self._end(job, Cause.RESULT, outcome, payload, ref, ran=ran)
         node.finished += len(message.tokens) - len(late)
+        ended = {"ends": message.ends, "run_us": message.run_us, "records": message.records}
+        self._fact("attempts_ended", len(message.tokens), node=node.name, **ended)
         node.surplus_since = self._now if node.outstanding else None
         for record, total, count in spent.values():
             record.time.observe(total, count)
@@ -1168,13 +1191,14 @@ class Coordinator:
             self._fact("results_discarded", len(late), node=node.name)
             self._send(node, Discard(late))
 
-    def _raised(self, node: Node, job: Job, end: int, payload: bytes, run_us: int, worker: int) -> bool:
-        """Its function raised, or wishes a pause: whether it shall run again."""
-        failure = Failure.decode(payload)
-        again = True
+    def _raised(self, node: Node, job: Job, end: int, payload: bytes, took: Sequence[int]) -> bool:
+        """Its function raised, ran out of time or wishes a pause, or it came to another end that is no success: whether
+        it shall run again. What travels as a blob is not opened here."""
+        failure = Failure.decode(payload) if payload else _UNSEEN
+        again = end in _ERRORS and bool(payload)
         if not retries.told(job):
-            retries.remember(job, node.name, f"{failure.kind}: {failure.text}", self._wall, run_us, worker)
-            again = retries.after_error(job, failure, end)
+            retries.remember(job, node.name, f"{failure.kind}: {failure.text}", self._wall, took)
+            again = again and retries.after_error(job, failure, end)
         if not again:
             return False
         move(job, Cause.RETRY)
@@ -1190,12 +1214,12 @@ class Coordinator:
         return True
 
     def _crashed(
-        self, node: Node, job: Job, memory: bool, payload: bytes, back: list[Job], run_us: int, worker: int
+        self, node: Node, job: Job, memory: bool, payload: bytes, back: list[Job], took: Sequence[int]
     ) -> None:
         failure = Failure.decode(payload)  # the agent's own words
         again = True
         if not retries.told(job):
-            retries.remember(job, node.name, failure.text, self._wall, run_us, worker)
+            retries.remember(job, node.name, failure.text, self._wall, took)
             again = retries.after_crash(job, memory)
         if again:
             move(job, Cause.CRASHED)
@@ -1205,8 +1229,7 @@ class Coordinator:
             return
         rules = job.record.spec.rules
         budget = f"memory_retries {rules.memory_retries}" if memory else f"crash_retries {rules.crash_retries}"
-        failure = replace(failure, text=failure.text + retries.last_words(job, budget))
-        self._end(job, Cause.RESULT, Outcome.FAILED, failure.encode(), dead=True)
+        self._end(job, Cause.RESULT, Outcome.FAILED, _with_last_words(job, failure, budget), dead=True)
 
     def _give_up(self, job: Job, why: str) -> None:
         """It must not start twice, and nobody can tell whether it has."""
@@ -1221,10 +1244,10 @@ class Coordinator:
         payload: bytes,
         large: tuple[bytes, int] | None = None,
         dead: bool = False,
-        ran: tuple[int, int] | None = None,
+        ran: tuple[int, ...] | None = None,
     ) -> None:
         """The one place where a job gets its outcome. ``large`` comes with a hold on its blob. ``dead``: it is set
-        aside as a dead letter. ``ran``: microseconds and worker of the attempt that brought it well to its end."""
+        aside as a dead letter. ``ran``: what the attempt took that brought it well to its end (``retries.Used``)."""
         move(job, cause)
         job.outcome = OUTCOMES[outcome]
         node, job.node = job.node, None
@@ -1236,12 +1259,13 @@ class Coordinator:
         self._admission.ended(job)
         self._payloads.ended(job)
         well = job.outcome is Outcome.SUCCEEDED
-        dead = dead or bool(job.outcome is Outcome.FAILED and job.retries and record.spec.rules.retries)
+        if not well and cause is Cause.RESULT and job.outcome in _DEADLY and record.spec.rules.retries:
+            dead = True  # whose retries are spent, or were not to be used for this
         if job.about is not NOTHING_SPECIAL:
             self._over(job)
         name = "" if node is None else node.name
         if ran is not None and (job.story or record.hooks):
-            retries.remember(job, name, "", self._wall, *ran)
+            retries.remember(job, name, "", self._wall, ran)
         if record.hooks:
             self._ended_with_hooks.append((job, outcome, payload, dead))
         if len(self._dependencies):
@@ -1848,12 +1872,20 @@ class Coordinator:
 
 
 OUTCOMES = tuple(Outcome)
-_ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP))
+_ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP, End.TIMED_OUT))
 """Ends for which a job's own rules say whether it runs again."""
+_DEADLY = (Outcome.FAILED, Outcome.TIMED_OUT)
+"""Outcomes that make a dead letter of a job that has retries."""
+_UNSEEN = Failure("RemoteError", "its error is too large to be shown here")
 HOUSE = bytes(SESSION_BYTES)
 """Session of the jobs that the coordinator makes itself."""
 ADRIFT = ""
 """In place of a node's name: attempts that some node may hold, and nobody knows which."""
+
+
+def _with_last_words(job: Job, failure: Failure, budget: str) -> bytes:
+    """The failure of a job that is given up, with what became of the attempts before."""
+    return replace(failure, text=failure.text + retries.last_words(job, budget)).encode()
 
 
 def _could_run(node: Node, record: Record) -> bool:
