@@ -21,6 +21,8 @@ KINDS: dict[str, Kind] = {
     "jobs_accepted": Kind(DEBUG, "accepted {n} jobs of session {session}"),
     "jobs_assigned": Kind(DEBUG, "assigned {n} jobs to node {node}"),
     "jobs_finished": Kind(DEBUG, "{n} jobs {outcome}"),
+    "attempts_ended": Kind(DEBUG, "{n} attempts ended on node {node}"),
+    # ... with columns as `Finished` has them: ends, run_us, and records of those that are worth one
     "jobs_recovered": Kind(INFO, "{n} unfinished jobs of the last life; {nodes} nodes may hold some of them"),
     "disk_low": Kind(
         WARNING, "submissions have to wait: {free} bytes are free on the store's disk, {least} are wanted"

@@ -48,8 +48,8 @@ class CurrentJob:
         return tuple(self._about.get("tags") or ())
 
     @property
-    def queue(self) -> str | None:
-        return self._about.get("queue")
+    def queue(self) -> str:
+        return str(self._about.get("queue", "default"))
 
     @property
     def deadline(self) -> float | None:

@@ -6,6 +6,9 @@ What jobs share is in a message once, and a function's code goes to a node once 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
 
 from cluster.config import BATCH_BYTES, MAX_BATCH
 from cluster.messages import Assign
@@ -30,7 +33,7 @@ class Batch:
             self.size += len(record.raw) + len(record.code)
         self.spec_of.append(index)
         self.jobs.append(job)
-        self.size += len(job.payload)
+        self.size += len(job.payload) + len(job.saved)
 
     @property
     def full(self) -> bool:
@@ -54,4 +57,15 @@ class Batch:
             [j.payload for j in jobs],
             [[i, *j.large] for i, j in enumerate(jobs) if j.large is not None],
             code,
+            [[i, _told(j)] for i, j in enumerate(jobs) if j.saved or j.about.key or j.record.told],
         )
+
+
+def _told(job: Job) -> bytes:
+    """What it may know of itself (``cluster.current_job``)."""
+    said: dict[str, Any] = {**job.record.told}
+    if job.about.key:
+        said["key"] = job.about.key
+    if job.saved:
+        said["saved"] = job.saved
+    return bytes(msgpack.packb(said))

@@ -173,7 +173,7 @@ def test_a_client_that_leaves_is_answered_nothing(play: CoordinatorPlay, monkeyp
         client.say(Bye("it leaves"))
     play.look_into_questions()
     play.nothing_else()
-    assert not play.coordinator._inquiries
+    assert not play.coordinator._desk._inquiries
 
 
 def test_too_many_questions_at_once_are_refused(play: CoordinatorPlay) -> None:
