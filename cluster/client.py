@@ -29,7 +29,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, ParamSpec, Protoco
 
 import zmq
 
-from cluster import blobs, errors
+from cluster import blobs, errors, futures
 from cluster.actor import Actor, Send, Stop
 from cluster.blob_files import MemoryBlobs
 from cluster.blob_files import Source as BlobSource
@@ -49,6 +49,7 @@ from cluster.client_session import (
 )
 from cluster.config import INLINE_BYTES, ClientLimits
 from cluster.facts import Fact
+from cluster.futures import CANCEL_WAIT_S, Future
 from cluster.host import Host, Source
 from cluster.ids import SESSION_BYTES, format_job, job_id, parse_job
 from cluster.jobs import HOOK_BYTES, Failure, Hook, Outcome, Rules, Spec
@@ -79,9 +80,6 @@ Transport = Literal["auto", "tcp", "ipc"]
 CONNECT_TIMEOUT_S = 10.0
 """How long ``Client(...)`` waits for the coordinator's first word."""
 
-CANCEL_WAIT_S = 5.0
-"""How long ``cancel`` waits for the coordinator's word before it says False."""
-
 FLUSH_S = 5.0
 """How long ``shutdown(wait=False)`` and the end of the interpreter wait for acknowledgements."""
 
@@ -104,103 +102,6 @@ _WEBHOOK = Spec(
 
 _SUCCEEDED, _CANCELLED = int(Outcome.SUCCEEDED), int(Outcome.CANCELLED)
 _PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-# ------------------------------------------------------------------------------------ futures
-
-
-class Future(concurrent.futures.Future[T]):
-    """A :class:`concurrent.futures.Future` of one job. It can also be awaited in asyncio.
-
-    ``running()`` is always False: a client is told how a job ended, not when it starts.
-    """
-
-    def __init__(self, session: _Session) -> None:
-        super().__init__()
-        self._session = session
-        self._counter = 0
-        self._accepted = False
-        self._watched: bytes | None = None
-
-    @property
-    def job_id(self) -> str | None:
-        """The job's name in the cluster; None if it never left, because it could not be pickled."""
-        if self._watched is not None:
-            return format_job(self._watched)
-        return format_job(job_id(self._session.id, self._counter)) if self._counter else None
-
-    def accepted(self, timeout: float | None = None) -> bool:
-        """Wait until the coordinator has the job: True. False if it never will; the future says why.
-
-        Raises ``TimeoutError`` after ``timeout`` seconds; on the session's own thread at once.
-        """
-        return self._session.await_accepted(self, timeout)
-
-    def cancel(self, running: bool = False) -> bool:
-        """Whether the job was cancelled, on the coordinator's word, for which it waits a bounded time.
-
-        ``running``: also if it runs. It is interrupted then, and killed after its ``grace_s``; the future is done when
-        it has ended, one way or the other.
-
-        Where it must not wait (in a callback, in an event loop) the wish is sent, and it is True only if the
-        job had not left. The future may be cancelled later all the same. A job that runs is not stopped.
-        """
-        if self.done():
-            return self.cancelled()
-        if self._session.cancel(self) or not running or self.job_id is None:
-            return self.cancelled()
-        self._session.ask("cancel", {"jobs": [self.job_id], "running": True})
-        concurrent.futures.wait([self], CANCEL_WAIT_S)
-        return self.cancelled()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a future belongs to its process; hand in its result() instead")
-
-    def __await__(self) -> Generator[Any, None, T]:
-        import asyncio
-
-        return asyncio.wrap_future(self).__await__()
-
-    # -- settled by the session ---------------------------------------------------------------------
-
-    def _succeed(self, value: T) -> None:
-        try:
-            self.set_result(value)
-        except concurrent.futures.InvalidStateError:
-            pass  # the user has settled it by hand
-        except BaseException as e:
-            _complain(e)
-
-    def _fail(self, error: BaseException) -> None:
-        try:
-            self.set_exception(error)
-        except concurrent.futures.InvalidStateError:
-            pass
-        except BaseException as e:
-            _complain(e)
-
-    def _cancelled(self) -> None:
-        try:
-            if super().cancel():
-                self.set_running_or_notify_cancel()
-        except BaseException as e:
-            _complain(e)
-
-    def _left_behind(self, error: errors.ClientClosed) -> None:
-        """In a forked child: whoever held its lock, or waited for it, is not in this process."""
-        self._condition = threading.Condition()
-        self._waiters = []
-        self._done_callbacks: list[Any] = []
-        if not self.done():
-            self.set_exception(error)
-
-
-def _complain(error: BaseException) -> None:
-    """A user's callback raised what no executor may raise: the session goes on."""
-    threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
-
-
-# ------------------------------------------------------------------------------------ the session
 
 
 class Wire(Source, Protocol):
@@ -800,6 +701,7 @@ _sessions: weakref.WeakSet[_Session] = weakref.WeakSet()
 
 
 def _in_child() -> None:
+    futures.forked()
     for session in list(_sessions):
         session.forked()
     _sessions.clear()

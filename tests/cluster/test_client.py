@@ -21,9 +21,10 @@ import pytest
 
 from cluster import errors
 from cluster.actor import Connected, Identity, Received, Rejected, Send
-from cluster.client import Client, Future
+from cluster.client import Client
 from cluster.codec import decode, encode
 from cluster.config import ClientLimits
+from cluster.futures import Future
 from cluster.host import Mailbox
 from cluster.ids import counter_of
 from cluster.jobs import Failure, Outcome, Spec

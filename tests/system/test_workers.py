@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from cluster import JobError, JobTimeout, LocalCluster, WorkerCrashed, errors, trees
-from cluster.client import Client, Future
+from cluster.client import Client
+from cluster.futures import Future
 
 pytestmark = pytest.mark.system
 
