@@ -29,11 +29,12 @@ class Admission:
         self.held: dict[Client, None] = {}
         """Who was told to wait."""
 
-    def taken(self, job: Job) -> None:
-        self.jobs += 1
-        self.bytes += job.size
-        if not job.record.spec.durable:
-            self.volatile_bytes += job.size
+    def taken(self, *jobs: Job) -> None:
+        self.jobs += len(jobs)
+        for job in jobs:
+            self.bytes += job.size
+            if not job.record.spec.durable:
+                self.volatile_bytes += job.size
 
     def saved(self, job: Job, state: bytes) -> None:
         """It keeps this for its next attempt. That takes room as arguments do."""

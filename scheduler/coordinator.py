@@ -669,7 +669,7 @@ class Coordinator:
             record.live += 1
             self._admission.taken(job)
             self._admission.saved(job, row.saved)
-            self._payloads.taken(job)
+            self._payloads.taken([job])
 
     def _absent(self, session: bytes) -> Client:
         """A session of an earlier life, which may come back."""
@@ -858,6 +858,7 @@ class Coordinator:
         admission, payloads = self._admission, self._payloads
         ready, jobs, session = self._ready, client.jobs, client.session
         accepted: list[Job] = []
+        begun: list[Job] = []
         refused: list[tuple[bytes, bytes]] = []
         full = ""
         near = admission.near(count, sum(map(len, message.payloads)))
@@ -895,14 +896,19 @@ class Coordinator:
             jobs[counter] = job
             record.live += 1
             record.queue.jobs += 1
-            admission.taken(job)
-            payloads.taken(job)
             accepted.append(job)
+            if near:
+                admission.taken(job)
             if about is NOTHING_SPECIAL and not record.timed:
-                ready.push(job)
+                begun.append(job)
             else:
                 job.about = about
-                self._begin(job)
+                if self._begins(job):
+                    begun.append(job)
+        ready.push(begun)
+        payloads.taken(accepted)
+        if not near:
+            admission.taken(*accepted)
         client.accepted = max(client.accepted, first + count - 1)
         self._unneeded(client, message, count)
         self._journal.refused(client, refused, self._wall)
@@ -920,8 +926,8 @@ class Coordinator:
         if full:
             self._hold(client, full)
 
-    def _begin(self, job: Job) -> None:
-        """A new job of which something special is said: it may have to wait for a moment, or for others."""
+    def _begins(self, job: Job) -> bool:
+        """Of a new job something special is said: whether it need not wait for a moment, or for others."""
         about = job.about
         job.due = job.first_due
         if about.key:
@@ -933,8 +939,8 @@ class Coordinator:
             job.state = State.SCHEDULED
             if about.after:
                 self._wait_for_parents(job)
-        else:
-            self._ready.push(job)
+            return False
+        return True
 
     def _attached(
         self, client: Client, counter: int, record: Record, about: About, refused: list[tuple[bytes, bytes]]
@@ -1839,8 +1845,9 @@ class Coordinator:
         record.live += 1
         record.queue.jobs += 1
         self._admission.taken(job)
-        self._payloads.taken(job)
-        self._begin(job)
+        self._payloads.taken([job])
+        if self._begins(job):
+            self._ready.push([job])
         return job
 
     def _made(self, jobs: list[Job]) -> None:
