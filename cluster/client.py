@@ -140,17 +140,18 @@ class Future(concurrent.futures.Future[T]):
         """Whether the job was cancelled, on the coordinator's word, for which it waits a bounded time.
 
         ``running``: also if it runs. It is interrupted then, and killed after its ``grace_s``; the future is done when
-        it has ended, one way or the other.
+        it has ended, one way or the other. Without it a job that runs is not stopped.
 
         Where it must not wait (in a callback, in an event loop) the wish is sent, and it is True only if the
-        job had not left. The future may be cancelled later all the same. A job that runs is not stopped.
+        job had not left. The future may be cancelled later all the same.
         """
         if self.done():
             return self.cancelled()
         if self._session.cancel(self) or not running or self.job_id is None:
             return self.cancelled()
-        self._session.ask("cancel", {"jobs": [self.job_id], "running": True})
-        concurrent.futures.wait([self], CANCEL_WAIT_S)
+        self._session.order("cancel", {"jobs": [self.job_id], "running": True})
+        if self._session.may_wait():
+            concurrent.futures.wait([self], CANCEL_WAIT_S)
         return self.cancelled()
 
     def __reduce__(self) -> NoReturn:
@@ -444,7 +445,7 @@ class _Session:
             if unsent:
                 # In the very drain that hands it to the actor the wish follows: it will never be sent.
                 del self._futures[counter]
-            elif not self._on_own_thread() and not _in_event_loop():
+            elif self.may_wait():
                 word = threading.Event()
                 self._denials.setdefault(counter, []).append(word)
         if unsent:
@@ -470,6 +471,17 @@ class _Session:
             open_ones = list(self._futures.values()) if futures is None else futures
             self._wishes += [f._counter for f in open_ones if f._counter and not f.done()]
             self._ring()
+
+    def order(self, topic: str, about: dict[str, Any]) -> None:
+        """A question whose answer nobody waits for; to a session that is over, nothing."""
+        with self._changed:
+            if not self._ended:
+                self._mail.append(Asked(next(self._question_numbers), topic, about))
+                self._ring()
+
+    def may_wait(self) -> bool:
+        """Whether what answers can come while the caller waits, and nobody else is held up."""
+        return not self._on_own_thread() and not _in_event_loop()
 
     def ask(self, topic: str, about: dict[str, Any]) -> dict[str, Any]:
         if self._on_own_thread():
@@ -1088,10 +1100,11 @@ class Client(concurrent.futures.Executor):
         """Cancel jobs that have not started, whoever handed them in; how many were cancelled at once.
 
         What is on its way to a node is asked back, and cancelled if it has not started there. ``running``: those that
-        have are interrupted, and killed after their ``grace_s``.
+        have are interrupted, and killed after their ``grace_s``; they count, though they have yet to end.
         """
         said = ({"jobs": list(some), "running": running} for some in _in_hundreds(ids))
-        return sum(self.ask("cancel", **about)["cancelled"] for about in said)
+        answers = [self.ask("cancel", **about) for about in said]
+        return sum(answer["cancelled"] + answer["ending"] for answer in answers)
 
     def retry(self, *ids: str, fn: Callable[..., Any] | None = None) -> dict[str, str]:
         """Run jobs again that have ended and did not succeed: new jobs with their arguments and options; their ids by

@@ -179,15 +179,26 @@ def _order(command: F) -> F:
     return connection_option(json_option(_filter_options(command)))
 
 
-@click.command(short_help="Cancel jobs that have not started.")
+@click.command(short_help="Cancel jobs.")
 @click.argument("ids", nargs=-1)
+@click.option("--running", is_flag=True, help="Interrupt those that run, too; they are killed after their grace_s.")
 @_order
 def cancel(
-    connection: str | None, as_json: bool, ids: tuple[str, ...], everything: bool, yes: bool, **wanted: Any
+    connection: str | None,
+    as_json: bool,
+    ids: tuple[str, ...],
+    everything: bool,
+    yes: bool,
+    running: bool,
+    **wanted: Any,
 ) -> None:
-    """Cancel jobs that have not started: the named ones, or all that a filter finds."""
+    """Cancel jobs that have not started, with --running those that have, too: the named ones, or all that a filter
+    finds.
+
+    What is on its way to a node is asked back, and not counted. With --running it is, as is what has yet to end.
+    """
     _act(connection, as_json, ids, everything, yes, wanted, "cancel", ("unfinished",),
-         lambda client, chosen: {"cancelled": client.cancel(*chosen)})  # fmt: skip
+         lambda client, chosen: {"cancelled": client.cancel(*chosen, running=running)})  # fmt: skip
 
 
 @click.command(short_help="Run jobs again that did not succeed.")

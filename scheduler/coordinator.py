@@ -87,7 +87,7 @@ from scheduler.journal import (
     Wanted,
     node_about,
 )
-from scheduler.lifecycle import Cause, Job, State, move
+from scheduler.lifecycle import Cause, Job, State, Wish, move
 from scheduler.payloads import AHEAD, Payloads
 from scheduler.peers import Peer
 from scheduler.placement import Chance, prefill
@@ -618,8 +618,9 @@ class Coordinator:
         strange = [t for t in tokens if t not in node.leases]
         if strange:
             self._send(node, Discard(strange))
-        back = [j for j in node.leases if j.cancel_wished or (j.state is State.LEASED and self._late(j))]
-        self._retract(node, back)
+        late = [j for j in node.leases if j.state is State.LEASED and self._late(j)]
+        self._retract(node, [*(j for j in node.leases if j.cancel_wished is Wish.UNSTARTED), *late])
+        self._interrupt([j for j in node.leases if j.cancel_wished is Wish.ENDED])
 
     # ------------------------------------------------------------------------------- after a restart
 
@@ -1317,8 +1318,8 @@ class Coordinator:
             job.retracting = False
             if job.state is State.LEASED:
                 move(job, Cause.STARTED)
-            if job.cancel_wished:
-                job.cancel_wished = False
+            if job.cancel_wished is Wish.UNSTARTED:
+                job.cancel_wished = Wish.NONE
                 self._not_cancelled(job.client, [job.id])
 
     def _requeue(self, node: Node, jobs: list[Job]) -> None:
@@ -1523,7 +1524,8 @@ class Coordinator:
             elif job is None or job.client is not client:
                 denied.append(jid)
             elif job.state is State.RUNNING:
-                job.cancel_wished = False  # of an earlier copy of this wish: a denial is for good
+                if job.cancel_wished is Wish.UNSTARTED:
+                    job.cancel_wished = Wish.NONE  # of an earlier copy of this wish: a denial is for good
                 denied.append(jid)
             else:
                 wished.append(job)
@@ -1538,21 +1540,37 @@ class Coordinator:
             self._not_cancelled(client, denied)
 
     def _cancel_jobs(self, jobs: Iterable[Job], running: bool = False) -> None:
-        """Cancel what has not started; what a node has is asked back, and with ``running`` ended there."""
+        """Cancel what has not started; what a node has is asked back, and with ``running`` ended there: that holds over
+        links, lost nodes and restarts until the job has its outcome."""
         retract: dict[int, tuple[Node, list[Job]]] = {}
+        end: list[Job] = []
         for job in jobs:
-            if running and job.state in (State.LEASED, State.RUNNING):
-                job.cancel_wished = True  # should its node be lost
-                self._send(job.node, Interrupt([job.token], int(job.record.spec.rules.grace_s * 1000)))
-                continue
             if job.state in (State.READY, State.SCHEDULED):
                 self._cancel_ready(job)
-            elif job.state is not State.RUNNING:
-                job.cancel_wished = True
+            elif running and job.cancel_wished is not Wish.ENDED:
+                job.cancel_wished = Wish.ENDED
+                if job.state is not State.ADRIFT:  # of which the row knows more than we do
+                    self._journal.standing(job)
+                    end.append(job)
+            elif job.state is not State.RUNNING and not job.cancel_wished:
+                job.cancel_wished = Wish.UNSTARTED
                 if job.state is State.LEASED:
                     retract.setdefault(id(job.node), (job.node, []))[1].append(job)
         for node, some in retract.values():
             self._retract(node, some)
+        self._interrupt(end)
+
+    def _interrupt(self, jobs: Iterable[Job]) -> None:
+        """Have their nodes end them."""
+        tokens: dict[tuple[str, int], list[int]] = {}
+        for job in jobs:
+            grace_ms = int(job.record.spec.rules.grace_s * 1000)
+            tokens.setdefault((job.node.name, grace_ms), []).append(job.token)
+        for (name, grace_ms), some in tokens.items():
+            node = self._roster.get(name)
+            assert node is not None
+            self._active[id(node)] = node
+            self._send(node, Interrupt(some, grace_ms))
 
     def _cancel_ready(self, job: Job) -> None:
         if job.state is State.READY:

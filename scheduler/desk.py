@@ -31,7 +31,7 @@ from scheduler.journal import (
     ReadArguments,
     ReadHistory,
 )
-from scheduler.lifecycle import Job, State
+from scheduler.lifecycle import Job, State, Wish
 from scheduler.queues import SETTING, Queue, Queues, Settings
 from scheduler.ready_queue import ReadyQueue
 from scheduler.roster import Node, Roster
@@ -255,9 +255,10 @@ class Desk:
 
     def _cancel(self, client: Client, about: dict[str, Any]) -> dict[str, Any]:
         mine = [job for jid in inquiries.jobs_of(about) if (job := self._visible(client, jid)) is not None]
-        before = self._books.admission.jobs
         self._verbs.cancel(mine, about.get("running") is True)
-        return {"found": len(mine), "cancelled": before - self._books.admission.jobs}
+        cancelled = sum(job.state is State.FINISHED for job in mine)
+        ending = sum(job.state is not State.FINISHED and job.cancel_wished is Wish.ENDED for job in mine)
+        return {"found": len(mine), "cancelled": cancelled, "ending": ending}
 
     def arguments_read(self, event: ArgumentsRead) -> None:
         """What the store has of jobs that somebody asks or orders something about."""

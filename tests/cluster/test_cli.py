@@ -177,7 +177,7 @@ def test_an_unknown_option_is_wrong_usage() -> None:
 
 QUESTIONS = {
     *("states", "function", "queue", "tag", "node", "error", "arguments", "older", "newer"),
-    *("limit", "everything", "yes"),
+    *("limit", "everything", "yes", "running"),
 }
 """Options of one question or order, which nobody sets for good."""
 
