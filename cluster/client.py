@@ -1154,6 +1154,26 @@ class Client(concurrent.futures.Executor):
             last, epoch = answer["last"], answer["epoch"]
             yield from answer["events"]
 
+    def drain(self, node: str, *, timeout_s: float | None = None, wait: bool = False) -> dict[str, Any] | None:
+        """Give this node nothing new, until :meth:`undrain`, also over restarts of it or of the coordinator. What has
+        not started there goes elsewhere, what runs goes on; what runs after ``timeout_s`` is taken back and runs again
+        elsewhere, but for what must not start twice. The node as it is then, or None if it has gone.
+
+        ``wait``: until nothing runs there any more, or somebody has undrained it.
+        """
+        row: dict[str, Any] | None = self.ask("drain", node=node, timeout_s=timeout_s)["node"]
+        if not wait:
+            return row
+        while True:
+            now = self.ask("drained", node=node)
+            if not (now["held"] and now["barred"]):
+                return next((row for row in self.nodes() if row["name"] == node), None)
+
+    def undrain(self, node: str) -> dict[str, Any] | None:
+        """Give this node work again; the node as it is then, or None if it is not there."""
+        row: dict[str, Any] | None = self.ask("undrain", node=node)["node"]
+        return row
+
     def set_queue(self, name: str, **settings: Any) -> dict[str, Any]:
         """Set ``weight`` (1 to 1000), ``paused``, ``max_running`` or ``max_per_node`` (a number, or None for no cap) of
         a queue, for good; the queue as it is then."""
