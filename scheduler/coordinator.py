@@ -719,6 +719,8 @@ class Coordinator:
             job = None if client is None else client.jobs.get(counter_of(jid))
             if job is None or token >= ours or not job.token < token:
                 continue
+            if retries.is_over(job, attempt):
+                continue  # an earlier life has heard so: another node may have the next attempt
             if job.state is State.ADRIFT:
                 self._adrift.found(job)
                 self._ashore(job)

@@ -128,7 +128,12 @@ def pause_s(job: Job, failure: Failure, chance: Chance) -> float:
 def told(job: Job) -> bool:
     """Whether it was counted already that the present attempt is over: by an earlier life, whose word about it the
     node has not had."""
-    return any(tried.number == job.attempt for tried in job.story)
+    return is_over(job, job.attempt)
+
+
+def is_over(job: Job, attempt: int) -> bool:
+    """Whether it is known what became of that attempt."""
+    return any(tried.number == attempt for tried in job.story)
 
 
 def remember(job: Job, node: str, what: str, at: float, took: Sequence[int] = ()) -> None:
