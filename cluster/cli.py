@@ -31,7 +31,7 @@ from click.shell_completion import get_completion_class
 from rich.console import RenderableType
 from rich.live import Live
 
-from cluster import job_commands, packages, terminal
+from cluster import job_commands, node_commands, packages, terminal
 from cluster.commands import (
     F,
     Failure,
@@ -56,7 +56,7 @@ ELSEWHERE = {
 
 COMMANDS = (
     *("demo", "up", "status", "nodes", "jobs", "job", "explain", "cancel", "retry", "drop", "queue"),
-    *("coordinator", "node", "doctor", "completion"),
+    *("drain", "undrain", "coordinator", "node", "doctor", "completion"),
 )
 """In the order in which one meets them."""
 
@@ -72,6 +72,8 @@ SYNONYMS = {
     "retry": ("rerun", "replay", "requeue", "resubmit"),
     "drop": ("delete", "forget", "purge", "discard"),
     "queue": ("queues", "pause", "resume"),
+    "drain": ("cordon", "evict", "quiet", "decommission"),
+    "undrain": ("uncordon", "readmit"),
     "nodes": ("machines", "hosts", "workers-list"),
     "demo": ("example", "try", "test", "tour"),
     "doctor": ("check", "diagnose", "verify", "health", "ping", "troubleshoot"),
@@ -137,7 +139,7 @@ def root() -> None:
     """
 
 
-for _command in job_commands.COMMANDS:
+for _command in (*job_commands.COMMANDS, *node_commands.COMMANDS):
     root.add_command(_command)
 
 

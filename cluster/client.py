@@ -345,7 +345,7 @@ class _Session:
             if unsent:
                 # In the very drain that hands it to the actor the wish follows: it will never be sent.
                 del self._futures[counter]
-            elif not self._on_own_thread() and not _in_event_loop():
+            elif self.may_wait():
                 word = threading.Event()
                 self._denials.setdefault(counter, []).append(word)
         if unsent:
@@ -371,6 +371,17 @@ class _Session:
             open_ones = list(self._futures.values()) if futures is None else futures
             self._wishes += [f._counter for f in open_ones if f._counter and not f.done()]
             self._ring()
+
+    def order(self, topic: str, about: dict[str, Any]) -> None:
+        """A question whose answer nobody waits for; to a session that is over, nothing."""
+        with self._changed:
+            if not self._ended:
+                self._mail.append(Asked(next(self._question_numbers), topic, about))
+                self._ring()
+
+    def may_wait(self) -> bool:
+        """Whether what answers can come while the caller waits, and nobody else is held up."""
+        return not self._on_own_thread() and not _in_event_loop()
 
     def ask(self, topic: str, about: dict[str, Any]) -> dict[str, Any]:
         if self._on_own_thread():
@@ -990,10 +1001,11 @@ class Client(concurrent.futures.Executor):
         """Cancel jobs that have not started, whoever handed them in; how many were cancelled at once.
 
         What is on its way to a node is asked back, and cancelled if it has not started there. ``running``: those that
-        have are interrupted, and killed after their ``grace_s``.
+        have are interrupted, and killed after their ``grace_s``; they count, though they have yet to end.
         """
         said = ({"jobs": list(some), "running": running} for some in _in_hundreds(ids))
-        return sum(self.ask("cancel", **about)["cancelled"] for about in said)
+        answers = [self.ask("cancel", **about) for about in said]
+        return sum(answer["cancelled"] + answer["ending"] for answer in answers)
 
     def retry(self, *ids: str, fn: Callable[..., Any] | None = None) -> dict[str, str]:
         """Run jobs again that have ended and did not succeed: new jobs with their arguments and options; their ids by
@@ -1042,6 +1054,26 @@ class Client(concurrent.futures.Executor):
                 yield {"kind": "gap", "missed": answer["missed"]}
             last, epoch = answer["last"], answer["epoch"]
             yield from answer["events"]
+
+    def drain(self, node: str, *, timeout_s: float | None = None, wait: bool = False) -> dict[str, Any] | None:
+        """Give this node nothing new, until :meth:`undrain`, also over restarts of it or of the coordinator. What has
+        not started there goes elsewhere, what runs goes on; what runs after ``timeout_s`` is taken back and runs again
+        elsewhere, but for what must not start twice. The node as it is then, or None if it has gone.
+
+        ``wait``: until nothing runs there any more, or somebody has undrained it.
+        """
+        row: dict[str, Any] | None = self.ask("drain", node=node, timeout_s=timeout_s)["node"]
+        if not wait:
+            return row
+        while True:
+            now = self.ask("drained", node=node)
+            if not (now["held"] and now["barred"]):
+                return next((row for row in self.nodes() if row["name"] == node), None)
+
+    def undrain(self, node: str) -> dict[str, Any] | None:
+        """Give this node work again; the node as it is then, or None if it is not there."""
+        row: dict[str, Any] | None = self.ask("undrain", node=node)["node"]
+        return row
 
     def set_queue(self, name: str, **settings: Any) -> dict[str, Any]:
         """Set ``weight`` (1 to 1000), ``paused``, ``max_running`` or ``max_per_node`` (a number, or None for no cap) of

@@ -43,6 +43,8 @@ KINDS: dict[str, Kind] = {
     "node_back": Kind(INFO, "node {node} is heard again"),
     "node_lost": Kind(WARNING, "node {node} is lost ({reason}); {n} attempts ended"),
     "node_drains": Kind(INFO, "node {node} takes nothing new and will leave: {reason}"),
+    "node_barred": Kind(INFO, "{owner} drains node {node}, where {n} attempts are: it is given nothing new"),
+    "node_admitted": Kind(INFO, "{owner} lets node {node} have work again"),
     "node_left": Kind(INFO, "node {node} left"),
     "name_contested": Kind(
         WARNING,

@@ -28,7 +28,8 @@ class Session(Protocol):
     def id(self) -> bytes: ...
     def await_accepted(self, future: Future[Any], timeout: float | None) -> bool: ...
     def cancel(self, future: Future[Any]) -> bool: ...
-    def ask(self, topic: str, about: dict[str, Any]) -> dict[str, Any]: ...
+    def order(self, topic: str, about: dict[str, Any]) -> None: ...
+    def may_wait(self) -> bool: ...
 
 
 class _NothingToWaitFor:
@@ -99,17 +100,18 @@ class Future(concurrent.futures.Future[T]):
         """Whether the job was cancelled, on the coordinator's word, for which it waits a bounded time.
 
         ``running``: also if it runs. It is interrupted then, and killed after its ``grace_s``; the future is done when
-        it has ended, one way or the other.
+        it has ended, one way or the other. Without it a job that runs is not stopped.
 
         Where it must not wait (in a callback, in an event loop) the wish is sent, and it is True only if the
-        job had not left. The future may be cancelled later all the same. A job that runs is not stopped.
+        job had not left. The future may be cancelled later all the same.
         """
         if self.done():
             return self.cancelled()
         if self._session.cancel(self) or not running or self.job_id is None:
             return self.cancelled()
-        self._session.ask("cancel", {"jobs": [self.job_id], "running": True})
-        concurrent.futures.wait([self], CANCEL_WAIT_S)
+        self._session.order("cancel", {"jobs": [self.job_id], "running": True})
+        if self._session.may_wait():
+            concurrent.futures.wait([self], CANCEL_WAIT_S)
         return self.cancelled()
 
     def __reduce__(self) -> NoReturn:

@@ -7,6 +7,7 @@ showed himself. What silence decides is judged only when the host found every so
 from __future__ import annotations
 
 import math
+import struct
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -87,14 +88,14 @@ from scheduler.journal import (
     Wanted,
     node_about,
 )
-from scheduler.lifecycle import Cause, Job, State, move
+from scheduler.lifecycle import Cause, Job, State, Wish, move
 from scheduler.payloads import AHEAD, Payloads
 from scheduler.peers import Peer
 from scheduler.placement import Chance, prefill
 from scheduler.queues import SETTING, Queue, Queues
 from scheduler.ready_queue import ReadyQueue, Waiters
 from scheduler.rooms import Rooms
-from scheduler.roster import Node, Roster
+from scheduler.roster import BARRED, Node, Roster
 from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
 from scheduler.timers import Kind, Timers
 from scheduler.waiting import WaitingJobs
@@ -210,6 +211,8 @@ class Coordinator:
             status=self._status,
             cancel=self._cancel_jobs,
             retract=self._retract,
+            bar=self._bar,
+            admit=self._admit,
             records=self._records,
             make=self._make,
             made=self._made,
@@ -273,6 +276,7 @@ class Coordinator:
         self._fire_hooks()
         self._desk.inquire()
         self._desk.tell_events()
+        self._desk.tell_drained()
         self._settle()
         self._tell_finished()
         self._turn.writes += self._journal.take(self._wall)
@@ -618,8 +622,9 @@ class Coordinator:
         strange = [t for t in tokens if t not in node.leases]
         if strange:
             self._send(node, Discard(strange))
-        back = [j for j in node.leases if j.cancel_wished or (j.state is State.LEASED and self._late(j))]
-        self._retract(node, back)
+        late = [j for j in node.leases if j.state is State.LEASED and (node.barred or self._late(j))]
+        self._retract(node, [*(j for j in node.leases if j.cancel_wished is Wish.UNSTARTED), *late])
+        self._interrupt([j for j in node.leases if j.cancel_wished is Wish.ENDED])
 
     # ------------------------------------------------------------------------------- after a restart
 
@@ -633,6 +638,8 @@ class Coordinator:
         for name, value in recovered.settings.items():
             if name.startswith(SETTING):
                 self._queues.restore(name.removeprefix(SETTING), value)
+            elif name.startswith(BARRED):
+                self._roster.bar(name.removeprefix(BARRED), *_MOMENT.unpack(value))
         for key in recovered.keys:
             self._keys.restore(key)
             if key.until:
@@ -712,6 +719,8 @@ class Coordinator:
             job = None if client is None else client.jobs.get(counter_of(jid))
             if job is None or token >= ours or not job.token < token:
                 continue
+            if retries.is_over(job, attempt):
+                continue  # an earlier life has heard so: another node may have the next attempt
             if job.state is State.ADRIFT:
                 self._adrift.found(job)
                 self._ashore(job)
@@ -1323,8 +1332,8 @@ class Coordinator:
             job.retracting = False
             if job.state is State.LEASED:
                 move(job, Cause.STARTED)
-            if job.cancel_wished:
-                job.cancel_wished = False
+            if job.cancel_wished is Wish.UNSTARTED:
+                job.cancel_wished = Wish.NONE
                 self._not_cancelled(job.client, [job.id])
 
     def _requeue(self, node: Node, jobs: list[Job]) -> None:
@@ -1376,6 +1385,7 @@ class Coordinator:
         was due stays due."""
         self._fact("clock_jumped", seconds=seconds)
         self._keys.clock_set(seconds)
+        self._roster.clock_set(seconds)
         then = self._wall - seconds
         for client in self._clients:
             for job in client.jobs.values():
@@ -1529,7 +1539,8 @@ class Coordinator:
             elif job is None or job.client is not client:
                 denied.append(jid)
             elif job.state is State.RUNNING:
-                job.cancel_wished = False  # of an earlier copy of this wish: a denial is for good
+                if job.cancel_wished is Wish.UNSTARTED:
+                    job.cancel_wished = Wish.NONE  # of an earlier copy of this wish: a denial is for good
                 denied.append(jid)
             else:
                 wished.append(job)
@@ -1544,21 +1555,37 @@ class Coordinator:
             self._not_cancelled(client, denied)
 
     def _cancel_jobs(self, jobs: Iterable[Job], running: bool = False) -> None:
-        """Cancel what has not started; what a node has is asked back, and with ``running`` ended there."""
+        """Cancel what has not started; what a node has is asked back, and with ``running`` ended there: that holds over
+        links, lost nodes and restarts until the job has its outcome."""
         retract: dict[int, tuple[Node, list[Job]]] = {}
+        end: list[Job] = []
         for job in jobs:
-            if running and job.state in (State.LEASED, State.RUNNING):
-                job.cancel_wished = True  # should its node be lost
-                self._send(job.node, Interrupt([job.token], int(job.record.spec.rules.grace_s * 1000)))
-                continue
             if job.state in (State.READY, State.SCHEDULED):
                 self._cancel_ready(job)
-            elif job.state is not State.RUNNING:
-                job.cancel_wished = True
+            elif running and job.cancel_wished is not Wish.ENDED:
+                job.cancel_wished = Wish.ENDED
+                if job.state is not State.ADRIFT:  # of which the row knows more than we do
+                    self._journal.standing(job)
+                    end.append(job)
+            elif job.state is not State.RUNNING and not job.cancel_wished:
+                job.cancel_wished = Wish.UNSTARTED
                 if job.state is State.LEASED:
                     retract.setdefault(id(job.node), (job.node, []))[1].append(job)
         for node, some in retract.values():
             self._retract(node, some)
+        self._interrupt(end)
+
+    def _interrupt(self, jobs: Iterable[Job]) -> None:
+        """Have their nodes end them."""
+        tokens: dict[tuple[str, int], list[int]] = {}
+        for job in jobs:
+            grace_ms = int(job.record.spec.rules.grace_s * 1000)
+            tokens.setdefault((job.node.name, grace_ms), []).append(job.token)
+        for (name, grace_ms), some in tokens.items():
+            node = self._roster.get(name)
+            assert node is not None
+            self._active[id(node)] = node
+            self._send(node, Interrupt(some, grace_ms))
 
     def _cancel_ready(self, job: Job) -> None:
         if job.state is State.READY:
@@ -1640,17 +1667,21 @@ class Coordinator:
             elif job.once:
                 self._give_up(job, f"node {node.name} {reason}")
             else:
-                if job.state is State.RUNNING:  # it has begun, and people shall see that
-                    retries.remember(job, node.name, f"node {node.name} {reason}", self._wall)
-                    self._journal.standing(job)
-                move(job, Cause.NODE_LOST)
-                job.node, job.token = None, 0
-                back.append(job)
+                self._taken_back(job, back, f"node {node.name} {reason}")
         if jobs or counted:
             self._fact("node_lost", len(jobs), node=node.name, session=node.session.hex(), reason=reason)
         self._push_back(back, f"node {node.name} is gone ({reason})")
         self._journal.node_gone(node)
         self._land()
+
+    def _taken_back(self, job: Job, back: list[Job], why: str) -> None:
+        """Its attempt is over, and counts against no budget."""
+        if job.state is State.RUNNING:  # it has begun, and people shall see that
+            retries.remember(job, job.node.name, why, self._wall)
+            self._journal.standing(job)
+        move(job, Cause.NODE_LOST)
+        job.node, job.token, job.retracting = None, 0, False
+        back.append(job)
 
     def _lost_once(self, job: Job, back: list[Job], why: str) -> None:
         retries.remember(job, job.node.name, why, self._wall)
@@ -1665,6 +1696,38 @@ class Coordinator:
             text = why + retries.last_words(job, f"lost_node_retries {self._limits.lost_node_retries}")
             self._end(job, Cause.GIVEN_UP, Outcome.LOST, Failure("JobLost", text).encode(), dead=True)
 
+    # ------------------------------------------------------------------------------- nodes that are drained
+
+    def _bar(self, name: str, timeout_s: float, owner: str) -> None:
+        """Give the node nothing new: what has not started there goes elsewhere, what runs has so much time."""
+        clear_at = self._wall + timeout_s
+        self._roster.bar(name, clear_at)
+        self._journal.setting(BARRED + name, _MOMENT.pack(clear_at))
+        node = self._roster.get(name)
+        self._fact("node_barred", 0 if node is None else node.outstanding, node=name, owner=owner)
+        if node is not None:
+            self._retract(node, [job for job in node.leases if job.state is State.LEASED])
+
+    def _admit(self, name: str, owner: str) -> None:
+        self._roster.admit(name)
+        self._journal.setting(BARRED + name, None)
+        self._fact("node_admitted", node=name, owner=owner)
+
+    def _clear(self, node: Node) -> None:
+        """The time to drain is over: what runs still runs again elsewhere, but for what must not start twice."""
+        jobs = [job for job in node.leases if not job.once]
+        if not jobs:
+            return
+        self._active[id(node)] = node
+        self._send(node, Discard([job.token for job in jobs]))
+        back: list[Job] = []
+        for job in jobs:
+            node.leases.end(job.token)
+            self._taken_back(job, back, f"node {node.name} was drained, and its time was over")
+        self._push_back(back, f"node {node.name} is drained, and its time is over")
+
+    # ------------------------------------------------------------------------------- what silence decides
+
     def _stalled(self, seconds: float) -> None:
         self._fact("stalled", seconds=seconds)
         for peer in (*self._clients, *self._roster):
@@ -1678,6 +1741,8 @@ class Coordinator:
         times, now = self._times, self._now
         pause = min(0.25, times.heartbeat_s / 4)
         for node in list(self._roster):
+            if node.barred and self._wall >= self._roster.barred[node.name]:
+                self._clear(node)
             silent = now - node.heard_at
             if silent >= times.lease_s:
                 self._node_gone(node, f"silent for {silent:.1f} s")
@@ -1884,6 +1949,7 @@ _ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP, End.TIMED_O
 _DEADLY = (Outcome.FAILED, Outcome.TIMED_OUT)
 """Outcomes that make a dead letter of a job that has retries."""
 _UNSEEN = Failure("RemoteError", "its error is too large to be shown here")
+_MOMENT = struct.Struct("<d")
 HOUSE = bytes(SESSION_BYTES)
 """Session of the jobs that the coordinator makes itself."""
 ADRIFT = ""

@@ -7,6 +7,7 @@ A question is answered at once where memory has the answer, else when the store 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 from cluster.actor import Now
 from cluster.ids import format_job, session_of
-from cluster.jobs import WORD_CHARS, About
+from cluster.jobs import LONGEST_S, WORD_CHARS, About
 from cluster.messages import Answer, Ask, Message, Submit
 from scheduler import answers, events, explain, inquiries
 from scheduler.admission import Admission
@@ -31,12 +32,13 @@ from scheduler.journal import (
     ReadArguments,
     ReadHistory,
 )
-from scheduler.lifecycle import Job, State
+from scheduler.lifecycle import Job, State, Wish
 from scheduler.queues import SETTING, Queue, Queues, Settings
 from scheduler.ready_queue import ReadyQueue
 from scheduler.roster import Node, Roster
 from scheduler.store import Arguments, OutcomeRow
 
+MAX_BARRED = 10_000
 MAX_INQUIRIES = 100
 """Questions looked into at a time, and listeners."""
 
@@ -73,6 +75,10 @@ class Verbs:
     cancel: Callable[[Iterable[Job], bool], None]
     """These, and those that run too where the second says so."""
     retract: Callable[[Node, list[Job]], None]
+    bar: Callable[[str, float, str], None]
+    """Give this node nothing new, take back in so many seconds what runs there then; in whose name."""
+    admit: Callable[[str, str], None]
+    """...and give it work again."""
     records: Callable[[Client, Submit], list[Record | str]]
     """The record of each spec of a submission, or why it is refused."""
     make: Callable[[Record, Arguments, str, About], Job]
@@ -81,12 +87,23 @@ class Verbs:
     """...and this is all of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Somebody waits until nothing runs on a node that is drained."""
+
+    client: Client
+    ask: int
+    node: str
+    until: float
+
+
 class Desk:
     def __init__(self, epoch: int, books: Books, verbs: Verbs) -> None:
         self._epoch = epoch
         self._books = books
         self._verbs = verbs
         self._inquiries: list[inquiries.Inquiry] = []
+        self._drains: list[Drain] = []
         self.now = Now(0.0, 0.0)
         """Of this turn."""
 
@@ -127,6 +144,11 @@ class Desk:
                 return {"queue": self._set_queue(client, about)}
             case "cancel":
                 return self._cancel(client, about)
+            case "drain" | "undrain":
+                return {"node": self._drain(client, about, topic == "drain")}
+            case "drained":
+                self._await_drained(client, ask, about)
+                return None
             case "retry" | "drop":
                 inquiries.check_corrected(about)
                 self._verbs.do(ReadArguments((client.session, ask, topic, about), inquiries.jobs_of(about)))
@@ -253,11 +275,53 @@ class Desk:
                     self._verbs.retract(node, some)
         return self._queue(queue)
 
+    def _drain(self, client: Client, about: dict[str, Any], drain: bool) -> dict[str, Any] | None:
+        """The node as it is then; None if one that is let in again is not here."""
+        name, timeout_s = about.get("node"), about.get("timeout_s")
+        roster, owner = self._books.roster, client.identity.owner
+        if type(name) is not str or not (name in roster.barred or roster.get(name) is not None):
+            raise ValueError(f"no node is called {str(name)[:80]!r}; there are {self._names()}")
+        if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s <= LONGEST_S):
+            raise ValueError(f"timeout_s is 0 to {LONGEST_S:.0f} seconds, or none")
+        if drain and name not in roster.barred and len(roster.barred) >= MAX_BARRED:
+            raise ValueError(f"{MAX_BARRED} nodes are drained, which is the limit: cluster undrain those that are gone")
+        if drain:
+            self._verbs.bar(name, math.inf if timeout_s is None else timeout_s, owner)
+        elif name in roster.barred:
+            self._verbs.admit(name, owner)
+        node = roster.get(name)
+        return None if node is None else answers.of_node(node, self.now.mono)
+
+    def _names(self) -> str:
+        names = sorted(node.name for node in self._books.roster)
+        return ", ".join(names[:5]) + " ..." * (len(names) > 5) if names else "none"
+
+    def _await_drained(self, client: Client, ask: int, about: dict[str, Any]) -> None:
+        name = about.get("node")
+        if type(name) is not str:
+            raise ValueError("node is a name")
+        if len(self._drains) >= MAX_INQUIRIES:
+            raise ValueError(f"{MAX_INQUIRIES} who wait are the limit")
+        self._drains = [d for d in self._drains if (d.client, d.ask) != (client, ask)]
+        self._drains.append(Drain(client, ask, name, self.now.mono + events.HOLD_S))
+
+    def tell_drained(self) -> None:
+        """Whoever waits for a drain is told when nothing runs there any more, or to ask again."""
+        roster = self._books.roster
+        for drain in self._drains.copy():
+            node = roster.get(drain.node)
+            held, barred = 0 if node is None else node.outstanding, drain.node in roster.barred
+            if held and barred and self.now.mono < drain.until:
+                continue
+            self._drains.remove(drain)
+            self._verbs.tell(drain.client, Answer(drain.ask, "", {"held": held, "barred": barred}))
+
     def _cancel(self, client: Client, about: dict[str, Any]) -> dict[str, Any]:
         mine = [job for jid in inquiries.jobs_of(about) if (job := self._visible(client, jid)) is not None]
-        before = self._books.admission.jobs
         self._verbs.cancel(mine, about.get("running") is True)
-        return {"found": len(mine), "cancelled": before - self._books.admission.jobs}
+        cancelled = sum(job.state is State.FINISHED for job in mine)
+        ending = sum(job.state is not State.FINISHED and job.cancel_wished is Wish.ENDED for job in mine)
+        return {"found": len(mine), "cancelled": cancelled, "ending": ending}
 
     def arguments_read(self, event: ArgumentsRead) -> None:
         """What the store has of jobs that somebody asks or orders something about."""

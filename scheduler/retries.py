@@ -15,7 +15,7 @@ import msgpack
 
 from cluster import errors
 from cluster.jobs import About, End, Failure, Rules, shorten
-from scheduler.lifecycle import Job
+from scheduler.lifecycle import Job, Wish
 from scheduler.placement import Chance
 from scheduler.store import OutcomeRow
 
@@ -128,7 +128,12 @@ def pause_s(job: Job, failure: Failure, chance: Chance) -> float:
 def told(job: Job) -> bool:
     """Whether it was counted already that the present attempt is over: by an earlier life, whose word about it the
     node has not had."""
-    return any(tried.number == job.attempt for tried in job.story)
+    return is_over(job, job.attempt)
+
+
+def is_over(job: Job, attempt: int) -> bool:
+    """Whether it is known what became of that attempt."""
+    return any(tried.number == attempt for tried in job.story)
 
 
 def remember(job: Job, node: str, what: str, at: float, took: Sequence[int] = ()) -> None:
@@ -145,15 +150,18 @@ def last_words(job: Job, budget: str) -> str:
 
 
 def pack(job: Job) -> bytes:
-    """Budgets used and story, for the store."""
-    counts = (job.lost_nodes, job.crashes, job.memory_kills, job.retries, job.snoozes)
+    """Budgets used and story, for the store; and whether it is being ended, so that nobody has to ask twice."""
+    counts = [job.lost_nodes, job.crashes, job.memory_kills, job.retries, job.snoozes]
+    if job.cancel_wished is Wish.ENDED:
+        counts.append(1)
     return bytes(_PACK((counts, job.story)))
 
 
 def restore(job: Job, packed: bytes) -> None:
     if packed:
         counts, story = msgpack.unpackb(packed)
-        job.lost_nodes, job.crashes, job.memory_kills, job.retries, job.snoozes = counts
+        job.lost_nodes, job.crashes, job.memory_kills, job.retries, job.snoozes, *ended = counts
+        job.cancel_wished = Wish.ENDED if ended else Wish.NONE
         job.story = [Tried(*tried) for tried in story]
 
 

@@ -112,8 +112,8 @@ class Coordinator:
         self._note("explain", id)
         return ["it is not due for another 5 s, as it was handed in", "\x1b[2Jred"]
 
-    def cancel(self, *ids: str) -> int:
-        self._note("cancel", ids)
+    def cancel(self, *ids: str, running: bool = False) -> int:
+        self._note("cancel", ids, *(["running"] if running else []))
         return len(ids)
 
     def retry(self, *ids: str) -> dict[str, str]:
@@ -320,6 +320,11 @@ def test_orders_as_documents() -> None:
     assert json.loads(invoke("drop", "--all", "-y", "--json").output) == {"found": 2, "dropped": 2}
     made = {WAITS["id"]: "0000000000000000-1", DEAD["id"]: "0000000000000000-1"}
     assert json.loads(invoke("retry", "--all", "-y", "--json").output) == {"found": 2, "made": made}
+
+
+def test_what_runs_is_cancelled_when_that_is_said() -> None:
+    assert json.loads(invoke("cancel", DEAD["id"], "--running", "--json").output) == {"found": 1, "cancelled": 1}
+    assert orders() == [("cancel", (DEAD["id"],), "running")]
 
 
 def test_new_jobs_are_told_by_name() -> None:
