@@ -118,6 +118,11 @@ def waits_for_a_program(started): say(started); subprocess.run(["sleep", "600"])
 async def awaits(started):
     say(started)
     await asyncio.gather(asyncio.sleep(600), asyncio.sleep(600))
+def deaf(kind, started):
+    # does it, and hears no interruption; it can still be asked where it is
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN + 5])
+    if kind == "awaits": asyncio.run(awaits(started))
+    else: globals()[kind](started)
 def records(path, seconds, started=None):
     # how often it has begun, when it ends
     with open(path, "a") as f: f.write("x")
@@ -141,6 +146,9 @@ def has_daemons(tell):
     os.rename(f"{tell}-", tell)
     time.sleep(600)
 """
+
+KINDS = ("sleeps", "loops", "computes_in_c", "waits_for_a_program", "awaits")
+"""Of work that shall end."""
 
 MOMENTS = ("loading", "running", "packing")
 
