@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         key, equals, label = value.partition("=")
         if not equals or not key:
             raise click.BadParameter(f"{value!r} is not KEY=VALUE", ctx, param)
+        if key == "isolation":
+            raise click.BadParameter("isolation is proved, not claimed: see --isolation", ctx, param)
         out[key] = label
     return out
 
@@ -42,6 +45,9 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         help="fork: workers share what is preloaded, and start in milliseconds.")  # fmt: skip
 @option("--env", multiple=True, metavar="PATTERN",
         help="Variables that jobs see, beside the basic ones; may be repeated. Else all.")  # fmt: skip
+@option("--isolation", type=click.Choice(["process", "contained"]), default="process", show_default=True,
+        help="contained: jobs in namespaces, read-only file systems and control groups of their own; the node tries"
+        " known escapes first, and does not start if one succeeds.")  # fmt: skip
 @option("--drain-s", type=click.FloatRange(0), default=15.0, show_default=True,
         help="How long what runs may go on after SIGTERM; a second signal ends it at once.")  # fmt: skip
 @log_level_option("info")
@@ -59,16 +65,20 @@ def node(
     init: str | None,
     start: str,
     env: tuple[str, ...],
+    isolation: str,
     drain_s: float,
     log_level: str,
     ready_fd: int | None,
     lifeline_fd: int | None,
 ) -> None:
     """Run a node: it takes jobs from the coordinator and runs them in worker processes."""
-    from cluster.keys import find_connection
+    from cluster.keys import connection_path, find_connection
     from node.main import Settings, run
 
     log_to_stderr(log_level)
+    if isolation == "contained" and start == "spawn":
+        raise click.UsageError("contained workers are forked: leave out --start spawn")
+    secret = connection or os.environ.get("GANGER_CONNECTION") or connection_path("node")
     given: dict[str, Any] = {"name": name, "slots": slots}
     run(
         Settings(
@@ -81,6 +91,8 @@ def node(
             init=init or "",
             start=start,
             env=env,
+            isolation=isolation,
+            secrets=(Path(secret).expanduser(),),
             drain_s=drain_s,
             ready_fd=ready_fd,
             lifeline_fd=lifeline_fd,

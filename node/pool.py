@@ -257,12 +257,15 @@ class WorkerPool:
         max_left_bytes: int = 0,
         adopts: bool = False,
         passed: Sequence[str] = (),
+        contained: Rules | None = None,
+        hidden: Sequence[str] = (),
     ) -> None:
         """``preload``: modules that the zygote imports once; ``init``: ``package.module:function`` that each worker
         calls before its first job. Not ``fork``: each worker is an interpreter of its own. A worker is replaced after
         ``max_jobs``, at ``max_age_s``, or when ``max_left_bytes`` more than at its start stay with it; 0: never.
         ``passed``: patterns of the variables that workers get of this process, beside those that programs need to run;
-        none: they get all. ``adopts``: this process has no children but ours, so whatever becomes its child is killed.
+        none: they get all. ``contained``: each worker is closed in, does not find what is ``hidden``, and has at least
+        these limits. ``adopts``: this process has no children but ours, so whatever becomes its child is killed.
         """
         self._blob_dir = os.path.abspath(blob_dir)
         self._node = node
@@ -273,13 +276,16 @@ class WorkerPool:
         self._temp_dir = tempfile.mkdtemp(prefix="ganger-")
         self._environment = zygote.Environment(
             -1, -1, max_blob_bytes, self._blob_dir, node, self._temp_dir, tuple(preload), init, fork, max_jobs,
-            max_age_s, max_left_bytes,
+            max_age_s, max_left_bytes, contained is not None, tuple(hidden),
         )  # fmt: skip
+        self._contained = contained is not None
         self._adopts = adopts
         if adopts:
             trees.become_subreaper()
         self._zygote: _Zygote | None = None
         self._groups = Groups()
+        if contained is not None:
+            self._groups.usual = contained
         self._left_groups: list[Group] = []
         self._kernel_kills = _kernel_kills()
         self._workers: dict[int, _Process] = {}
@@ -404,6 +410,8 @@ class WorkerPool:
                 worker.page_file.close()
                 self._sockets[worker.ours.fileno()] = worker
                 self._epoll.register(worker.ours.fileno(), select.EPOLLIN | (select.EPOLLOUT if worker.backlog else 0))
+                if self._contained:
+                    self._close_in(worker)
                 if worker.killed:
                     worker.kill()
             elif kind == zygote.FAILED:
@@ -411,6 +419,14 @@ class WorkerPool:
             else:
                 status, cpu_us, peak_kib = about
                 dead.append((parent.workers.pop(number), _Death(status, cpu_us, peak_kib)))
+
+    def _close_in(self, worker: _Process) -> None:
+        """It has been given nothing yet. Without its limits it is of no use."""
+        worker.group = self._groups.new(str(worker.pid), worker.pid)
+        if worker.group is None:
+            worker.killed, worker.fault = True, "nothing, but there is no control group for it"
+        else:
+            worker.group.limit(AS_USUAL)
 
     def _stillborn(self, worker: _Process, why: str, events: list[Event]) -> None:
         unread = self._recall(worker)
@@ -533,6 +549,9 @@ class WorkerPool:
                 packet = pack((token, job, attempt, spec.by_value, spec.code, payload))
             else:
                 if rules.limited:
+                    if not worker.pid:  # there is nobody yet to limit
+                        self._tell(Recalled(slot, [token]))
+                        continue
                     self._limit(worker, rules)
                 sha = large[0] if large else b""
                 more = sha, start_by, about, rules.open_files
@@ -541,7 +560,7 @@ class WorkerPool:
                 self._tell(WorkerDone(slot, worker.pid, [_too_large(token, len(packet), worker.packet_max)]))
                 continue
             given[token] = None
-            if not backlog:
+            if not backlog and (worker.pid or not self._contained):
                 try:
                     send(packet, socket.MSG_DONTWAIT)
                     continue
