@@ -190,6 +190,7 @@ class LocalCluster:
         name = f"node-{self._named}"
         arguments = ["--connection", str(self.directory / "node.json"), "--name", name]
         arguments += ["--slots", str(slots), "--transport", self.transport, "--isolation", isolation]
+        arguments += ["--env", "*"]  # jobs find what the caller finds
         arguments += ["--directory", str(self.directory / "nodes" / name)]
         for key, value in labels.items():
             arguments += ["--label", f"{key}={value}"]

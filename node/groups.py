@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import math
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +156,16 @@ class Group:
     def out_of_memory(self) -> bool:
         """Whether one of its processes was killed for its limit since that was set."""
         return self._kills() > self._killed
+
+    def kill(self) -> None:
+        """Whatever is in it: it may be in nobody's tree any more."""
+        for path in dict.fromkeys(self.paths.values()):
+            with contextlib.suppress(OSError):
+                if self._v2:
+                    (path / "cgroup.kill").write_text("1")
+                else:
+                    for pid in (path / "cgroup.procs").read_text().split():
+                        os.kill(int(pid), signal.SIGKILL)
 
     def close(self) -> bool:
         """Whether it is gone: not as long as a process is in it."""

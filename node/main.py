@@ -57,11 +57,12 @@ class Settings:
     start: str = "fork"
     """...or ``spawn``: an interpreter anew for each worker."""
     env: tuple[str, ...] = ()
-    """Patterns of the variables that jobs see, beside the basic ones; none: all."""
+    """Patterns of the variables that jobs see, beside the basic ones."""
     isolation: str = "process"
     """...or ``contained``: what that means is proved before the node joins."""
     secrets: tuple[Path, ...] = ()
     """Files that contained jobs shall not find, with what lies beside them."""
+    limits: AgentLimits = field(default_factory=AgentLimits)
     drain_s: float = 15.0
     """How long what runs may go on after SIGTERM."""
     ready_fd: int | None = None
@@ -136,7 +137,7 @@ def run(settings: Settings) -> Stop:
     address, server_key = settings.connection.way(settings.transport)
     dial = Dial(context, address, server_key, settings.connection.public_key, settings.connection.secret_key)
     blobs = BlobFiles(scratch, sync=False)
-    limits = AgentLimits()
+    limits = settings.limits
     contained = settings.isolation == "contained"
     hidden: list[str] = []
     if contained:

@@ -85,7 +85,8 @@ _CLOSE_S = 5.0
 
 
 BASIC_VARIABLES = (
-    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "PYTHON*", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR", "PYTHON*", "VIRTUAL_ENV"),
+    *("LD_LIBRARY_PATH", "CUDA_*", "NVIDIA_*", "ROCR_*", "HIP_*", "SSL_CERT_*", "*_proxy", "*_PROXY", "XDG_*_HOME"),
     *program.THREAD_COUNTS,
 )
 """Variables that workers have whatever else is kept from them."""
@@ -256,7 +257,7 @@ class WorkerPool:
         max_age_s: float = 0.0,
         max_left_bytes: int = 0,
         adopts: bool = False,
-        passed: Sequence[str] = (),
+        passed: Sequence[str] | None = None,
         contained: Rules | None = None,
         hidden: Sequence[str] = (),
     ) -> None:
@@ -264,12 +265,12 @@ class WorkerPool:
         calls before its first job. Not ``fork``: each worker is an interpreter of its own. A worker is replaced after
         ``max_jobs``, at ``max_age_s``, or when ``max_left_bytes`` more than at its start stay with it; 0: never.
         ``passed``: patterns of the variables that workers get of this process, beside those that programs need to run;
-        none: they get all. ``contained``: each worker is closed in, does not find what is ``hidden``, and has at least
+        None: they get all. ``contained``: each worker is closed in, does not find what is ``hidden``, and has at least
         these limits. ``adopts``: this process has no children but ours, so whatever becomes its child is killed.
         """
         self._blob_dir = os.path.abspath(blob_dir)
         self._node = node
-        patterns = [*BASIC_VARIABLES, *passed] if passed else ["*"]
+        patterns = ["*"] if passed is None else [*BASIC_VARIABLES, *passed]
         inherited = {k: v for k, v in os.environ.items() if any(fnmatch.fnmatchcase(k, p) for p in patterns)}
         self._env = {**inherited, **(env or {})}
         self._cwd = cwd
@@ -504,6 +505,7 @@ class WorkerPool:
             self._epoll.unregister(worker.ours.fileno())
         worker.close()
         if worker.group is not None:
+            worker.group.kill()
             self._left_groups.append(worker.group)
         self._left_groups = [group for group in self._left_groups if not group.close()]
         if not worker.pid:
