@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import platform
 import stat
 import struct
 import time
@@ -245,10 +244,3 @@ def drop_capabilities() -> None:
     prctl(_PR_SET_SECUREBITS, _NOROOT_LOCKED)
     header = struct.pack("<Ii", 0x20080522, 0)
     _checked("capset", _libc.capset(header, struct.pack("<6I", *[0] * 6)))
-
-
-def possible() -> str:
-    """Why none of this can be had here, as far as that can be told without trying; else empty."""
-    if platform.system() != "Linux":
-        return "the system is not Linux"
-    return ""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from cluster import containment, escapes, payload
 from cluster.cgroups import Cgroup
+from cluster.facts import Fact, fact
 from cluster.jobs import End, Rules, Spec
 from node.events import Give, KillWorker, Run, SpawnWorker, WorkerDone, WorkerGone, WorkerUp
 from node.pool import WorkerPool
@@ -55,6 +56,13 @@ class Proof(NamedTuple):
     def open_ways(self) -> dict[str, str]:
         """Those that must not be there."""
         return {name: where for name, where in self.ways.items() if where and name not in escapes.OPTIONAL}
+
+    def fact(self) -> Fact:
+        """Once there are none."""
+        others = "; ".join(f"{name.replace('_', ' ')}: {where}" for name, where in self.ways.items() if where)
+        return fact(
+            "contained", len(self.ways), but=f", but for what this kernel cannot prevent ({others})" * bool(others)
+        )
 
     def words(self) -> str:
         return "; ".join(f"{name.replace('_', ' ')}: {where}" for name, where in self.open_ways.items())

@@ -160,14 +160,17 @@ def run(settings: Settings) -> Stop:
         hidden=hidden,
     )
     labels = settings.labels
+    proved: list[Fact] = []
     if contained:
         proof = isolation.prove(pool, hidden, str(scratch))
         if proof.open_ways:
             pool.close()
             raise ConfigError(f"this machine cannot contain jobs. {proof.words()}")
+        proved = [proof.fact()]
         labels = {**labels, isolation.LABEL: "contained"}
     mailbox = Mailbox()
     log = FactLog("node")
+    log(proved)
     me = Self(
         session=secrets.token_bytes(8),
         name=settings.name,

@@ -122,6 +122,8 @@ class _Process:
         self.fault = ""
         """What it sent that no worker sends."""
         self.killed = False
+        self.refused = ""
+        """Why it may not be given work."""
         self.group: Group | None = None
         """Since its first job with limits."""
         self.rules: Rules | None = None
@@ -425,7 +427,8 @@ class WorkerPool:
         """It has been given nothing yet. Without its limits it is of no use."""
         worker.group = self._groups.new(str(worker.pid), worker.pid)
         if worker.group is None:
-            worker.killed, worker.fault = True, "nothing, but there is no control group for it"
+            worker.refused = "there is no control group for it"
+            worker.killed = True
         else:
             worker.group.limit(AS_USUAL)
 
@@ -489,6 +492,8 @@ class WorkerPool:
     def _cause(self, worker: _Process, status: int | None) -> str:
         if worker.leaving and not worker.given:
             return worker.leaving
+        if worker.refused:
+            return f"could not be started: {worker.refused}"
         if worker.killed:
             return "killed by the agent" + (f": it sent {worker.fault}" if worker.fault else "")
         how = worker.parent_died if status is None else _words(status)

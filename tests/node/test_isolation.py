@@ -99,6 +99,18 @@ def test_a_proof_names_the_open_ways_but_those_that_only_new_kernels_close() -> 
     proof = Proof({"mounts": "", "opens_disks": "/dev/sda can be opened", "reaches_abstract_sockets": "so it is"})
     assert proof.open_ways == {"opens_disks": "/dev/sda can be opened"}
     assert proof.words() == "opens disks: /dev/sda can be opened"
+    assert (
+        "but for what this kernel cannot prevent (reaches abstract sockets: so it is)"
+        in proof._replace(ways={"mounts": "", "reaches_abstract_sockets": "so it is"}).fact().about["but"]
+    )
+
+
+def test_a_contained_worker_without_its_group_is_given_nothing(able: None, secret_dir: Path) -> None:
+    with contextlib.closing(pool(secret_dir, contained=True)) as own:
+        own._groups.close()
+        own._groups.places.clear()
+        proof = isolation.prove(own, [], str(secret_dir / "blobs"))
+    assert proof.open_ways == {"the_worker": "could not be started: there is no control group for it"}
 
 
 def test_what_lies_beside_keys_is_hidden_unless_jobs_need_it() -> None:
