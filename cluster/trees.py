@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
-TRACKER_S = 1.0
+TRACKER_S = 2.0
 """Time for ``multiprocessing``'s resource tracker to unlink what it was told of, once all others are dead."""
 
 _PAUSE_S = 0.001

@@ -74,7 +74,7 @@ _PACK = msgpack.Packer().pack
 _STACK_BYTES = 16 * 1024
 """Of a stack that was written down."""
 
-_ADOPTED_WITHIN_S = 2.0
+_ADOPTED_WITHIN_S = 3.0
 """Time to kill what a dead zygote has left; what is not gone then is killed at the end."""
 
 _OUR_FILES = tuple(f'File "{file}"' for file in (program.__file__, zygote.__file__))

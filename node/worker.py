@@ -81,7 +81,7 @@ SAVED = 100
 AGAIN_EVERY = 10
 """Interruptions of a coroutine that is unwinding are passed on to it one in so many."""
 
-_CLEARED_WITHIN_S = 2.0
+_CLEARED_WITHIN_S = 3.0
 """Processes of a job that live longer after SIGKILL are left to the zygote."""
 
 _LOOP_FILES = re.compile(r"/asyncio/|/selectors\.py$")
@@ -596,7 +596,10 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
 def _have_changes_told() -> None:
     """To ask the kernel after each job whether it is where it was would cost a tenth of a short job."""
     for name in ("chdir", "fchdir"):
-        os.__dict__[name] = sys.modules["posix"].__dict__[name] = _telling(getattr(os, name))
+        function = getattr(os, name)
+        telling = os.__dict__[name] = sys.modules["posix"].__dict__[name] = _telling(function)
+        if function in os.supports_fd:
+            os.supports_fd.add(telling)
     sys.modules["_signal"].__dict__["pthread_sigmask"] = _telling(_sigmask)
 
 

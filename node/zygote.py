@@ -47,7 +47,7 @@ DESCRIPTORS = 4
 _SWEEP_S = 0.002
 """Pause between two looks for what dead workers have left."""
 
-_HELD_S = 2.0
+_HELD_S = 3.0
 """A death is told no later than this, whatever cannot be killed."""
 
 _END_S = 30.0
