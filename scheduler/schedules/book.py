@@ -15,7 +15,7 @@ from dataclasses import replace
 from cluster.jobs import Outcome
 from cluster.triggers import SearchGoesOn
 from scheduler.schedules import past
-from scheduler.schedules.past import FiringRow, Kind, Reason, Run
+from scheduler.schedules.past import Kind, Reason, Run
 from scheduler.schedules.schedule import GRACE_S, US, CatchUp, Overlap, Schedule
 from scheduler.schedules.searches import last_time, next_time
 from scheduler.schedules.standing import MAX_NOTE, Backfill, Running, Standing, Waiting
@@ -24,13 +24,12 @@ from scheduler.schedules.values import (
     Fire,
     Key,
     Rows,
-    ScheduleRow,
     Skip,
-    StandingRow,
     Stop,
     Upserted,
     View,
 )
+from scheduler.store import FiringRow, ScheduleRow, StandingRow
 
 KEEP_US = 7 * 86_400 * US
 """So long a schedule's fired times outlive it, or for its catch-up window if that is longer."""
