@@ -6,6 +6,9 @@ What jobs share is in a message once, and a function's code goes to a node once 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
 
 from cluster.config import BATCH_BYTES, MAX_BATCH
 from cluster.messages import Assign
@@ -54,4 +57,13 @@ class Batch:
             [j.payload for j in jobs],
             [[i, *j.large] for i, j in enumerate(jobs) if j.large is not None],
             code,
+            [[i, _told(j)] for i, j in enumerate(jobs) if j.about.schedule],
         )
+
+
+def _told(job: Job) -> bytes:
+    """What it may know of itself (``cluster.current_job``)."""
+    said: dict[str, Any] = {}
+    if job.about.schedule:
+        said["schedule"], said["nominal_us"] = job.about.schedule, job.about.nominal_us
+    return bytes(msgpack.packb(said))

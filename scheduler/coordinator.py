@@ -98,6 +98,7 @@ from scheduler.queues import Queue, Queues, Settings
 from scheduler.ready_queue import ReadyQueue, Waiters
 from scheduler.rooms import Rooms
 from scheduler.roster import Node, Roster
+from scheduler.standing_orders import House, StandingOrders
 from scheduler.store import Arguments, KeyRow, OutcomeRow, Recovered, UnfinishedRow
 from scheduler.timers import Kind, Timers
 from scheduler.waiting import WaitingJobs
@@ -185,6 +186,9 @@ class Coordinator:
         self._journal = Journal(recovered, self._functions)
         self._prune_at = math.inf
         self._adrift = Adrift()
+        self._orders = StandingOrders(
+            House(self._order, self._stop, self._unfinished, self._fact), self._functions, recovered, epoch
+        )
         self._inquiries: list[inquiries.Inquiry] = []
         self._keyed: list[tuple[KeyRow, Job]] = []
         """Keys taken by jobs of the submission at hand,"""
@@ -241,6 +245,7 @@ class Coordinator:
         self._ring()
         self._follow()
         self._fire_hooks()
+        self._keep_orders()
         self._place()
         self._let_go_on()
         if drained and now.mono >= self._judge_at:
@@ -251,13 +256,14 @@ class Coordinator:
         self._tell_events()
         self._settle()
         self._tell_finished()
+        self._journal.orders(self._orders.rows())
         self._turn.writes += self._journal.take(self._wall)
         return self._turn
 
     def deadline(self) -> float | None:
         if any(not inquiry.reading for inquiry in self._inquiries):
             return self._now
-        times = [self._judge_at, self._now + self._timers.next - self._wall]
+        times = [self._judge_at, self._now + min(self._timers.next, self._orders.next) - self._wall]
         for peer in self._active.values():
             due = peer.link.ack_due()
             if due is not None:
@@ -657,6 +663,7 @@ class Coordinator:
             self._prune_at = self._now + PRUNE_EVERY_S
         for peer in (*self._clients, *self._roster):
             peer.heard_at = self._now
+        self._orders.begin(self._wall)
         if self._wall < self._journal.last_at:
             self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
         early = [job for job in self._adrift if job.due > self._wall]  # nobody can hold those
@@ -1217,6 +1224,8 @@ class Coordinator:
         dead = dead or bool(job.outcome is Outcome.FAILED and job.retries and record.spec.rules.retries)
         if job.about is not NOTHING_SPECIAL:
             self._over(job)
+            if job.about.schedule:
+                self._orders.ended(job, self._wall, ran)
         name = "" if node is None else node.name
         if ran is not None and (job.story or record.hooks):
             retries.remember(job, name, "", self._wall, *ran)
@@ -1324,6 +1333,7 @@ class Coordinator:
         was due stays due."""
         self._fact("clock_jumped", seconds=seconds)
         self._keys.clock_set(seconds)
+        self._orders.clock_jumped(self._wall)
         then = self._wall - seconds
         for client in self._clients:
             for job in client.jobs.values():
@@ -1445,6 +1455,25 @@ class Coordinator:
         if made:
             self._journal.accepted(house, made)
             self._fact("jobs_accepted", len(made), session=house.session.hex())
+
+    def _keep_orders(self) -> None:
+        """Make the jobs that schedules say are due, in the very transaction that says so."""
+        for house, made in self._orders.turn(self._wall, self._admission.full()):
+            self._journal.accepted(house, made)
+            self._note("accepted", made)
+            self._relieve_memory(made)
+            self._fact("jobs_accepted", len(made), session=house.session.hex())
+
+    def _order(self, record: Record, payload: bytes, summary: str, about: About) -> Job:
+        house = self._of_the_house(record.spec.namespace)
+        return self._job_of_ours(house, record, Arguments(payload, None, 0), summary, about)
+
+    def _stop(self, job: Job, kill: bool) -> None:
+        if kill and job.state in (State.LEASED, State.RUNNING):
+            job.cancel_wished = True
+            self._send(job.node, Interrupt([job.token], 0))
+        else:
+            self._cancel_jobs([job], running=True)
 
     def _follow(self) -> None:
         """Tell those who waited for jobs that have ended, or that nobody knows; ends may follow from ends."""
@@ -1646,7 +1675,7 @@ class Coordinator:
                 pause = min(pause, STUCK_S)
         for client in list(self._clients):
             if client.left:
-                if not client.jobs and client.session != HOUSE:
+                if not client.jobs and client.identity.key:  # that of the house stays
                     self._clients.remove(client)
                 continue
             silent = now - client.heard_at
@@ -1779,8 +1808,18 @@ class Coordinator:
                     self._about_jobs(client, message.ask, message.topic, message.about)
                 except (inquiries.BadQuestion, ValueError) as e:
                     self._send(client, Answer(message.ask, str(e), {}))
+            case "schedules":
+                self._about_orders(client, message)
             case unknown:
                 self._send(client, Answer(message.ask, f"no topic is called {unknown[:40]!r}", {}))
+
+    def _about_orders(self, client: Client, message: Ask) -> None:
+        try:
+            full = self._admission.full()
+            body = self._orders.answer(client.namespace, client.identity.owner, message.about, self._wall, full)
+            self._send(client, Answer(message.ask, "", body))
+        except ValueError as e:
+            self._send(client, Answer(message.ask, str(e), {}))
 
     def _about_jobs(self, client: Client, ask: int, topic: str, about: dict[str, Any]) -> None:
         """Questions and orders about jobs and queues. Raises ``ValueError`` with what is wrong with them."""
@@ -2009,15 +2048,20 @@ class Coordinator:
             self._fact("jobs_accepted", len(accepted), session=agent.session.hex())
         return {"made": made, "refused": refused}
 
-    def _of_the_house(self) -> Client:
+    def _of_the_house(self, namespace: str = "default") -> Client:
         """The session of jobs that the coordinator makes itself; nobody is behind it."""
-        client = self._clients.get(HOUSE)
+        session = HOUSE if namespace == "default" else sha256(b"house " + namespace.encode()).digest()[:SESSION_BYTES]
+        client = self._clients.get(session)
+        kept = self._journal.session(session)
+        while (client is not None and client.identity.key) or (kept is not None and kept.key):  # somebody chose it
+            session = sha256(session).digest()[:SESSION_BYTES]
+            client, kept = self._clients.get(session), self._journal.session(session)
         if client is None:
-            kept = self._journal.session(HOUSE)
-            identity = Identity("", "owner", "coordinator", "default")
-            client = Client(HOUSE, identity, b"", Link(), self._now, False, left=True)
+            identity = Identity("", "owner", "coordinator", namespace)
+            client = Client(session, identity, b"", Link(), self._now, False, namespace=namespace)
             client.accepted = kept.accepted if kept else 0
             self._clients.add(client)
+        client.left = client.forgotten = True
         return client
 
     def _job_of_ours(self, client: Client, record: Record, kept: Arguments, summary: str, about: About) -> Job:
@@ -2070,7 +2114,7 @@ OUTCOMES = tuple(Outcome)
 _ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP))
 """Ends for which a job's own rules say whether it runs again."""
 HOUSE = bytes(SESSION_BYTES)
-"""Session of the jobs that the coordinator makes itself."""
+"""Session of the jobs that the coordinator makes itself, in the default namespace. No key may resume it."""
 MAX_INQUIRIES = 100
 """Questions looked into at a time."""
 QUEUE_SETTING = "queue "

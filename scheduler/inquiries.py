@@ -283,6 +283,8 @@ def of_job(job: Job) -> dict[str, Any]:
         "error": job.story[-1].what if job.story else "",
         "key": job.about.key or None,
         "retry_of": format_job(job.about.retry_of) if job.about.retry_of else None,
+        "schedule": job.about.schedule or None,
+        "nominal": job.about.nominal_us / 1e6 if job.about.schedule else None,
         "after": [format_job(parent) for parent in job.about.after],
         "attempts": [_tried(t) for t in job.story],
     }
@@ -322,6 +324,8 @@ def of_row(row: OutcomeRow, functions: Functions) -> dict[str, Any]:
         "error": row.error,
         "key": about.key or None,
         "retry_of": format_job(about.retry_of) if about.retry_of else None,
+        "schedule": about.schedule or None,
+        "nominal": about.nominal_us / 1e6 if about.schedule else None,
         "after": [format_job(parent) for parent in about.after],
         "attempts": [_tried(t) for t in retries.story(row)],
     }
