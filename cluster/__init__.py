@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from cluster.jobs import Outcome
     from cluster.local import LocalCluster
     from cluster.options import Options, Webhook
+    from cluster.schedules import Schedule
     from cluster.triggers import Trigger, at, cron, every, holidays
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "RemoteTraceback",
     "ResultExpired",
     "Retry",
+    "Schedule",
     "SerializationError",
     "Snooze",
     "SoftTimeout",
@@ -112,6 +114,7 @@ _HOMES = {
     "ClientLimits": "cluster.config",
     "LocalCluster": "cluster.local",
     "Outcome": "cluster.jobs",
+    "Schedule": "cluster.schedules",
     "Trigger": "cluster.triggers",
     "at": "cluster.triggers",
     "cron": "cluster.triggers",
