@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cluster.client import Client, Future
+    from cluster.client import Client
     from cluster.config import ClientLimits
     from cluster.errors import (
         BadJobId,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         UnknownOption,
         WorkerCrashed,
     )
+    from cluster.futures import Future
     from cluster.job_context import CurrentJob, current_job, shield
     from cluster.jobs import Outcome
     from cluster.local import LocalCluster
@@ -110,7 +111,7 @@ _HOMES = {
     "shield": "cluster.job_context",
     "current_job": "cluster.job_context",
     "Client": "cluster.client",
-    "Future": "cluster.client",
+    "Future": "cluster.futures",
     "Options": "cluster.options",
     "Webhook": "cluster.options",
     "ClientLimits": "cluster.config",

@@ -31,7 +31,7 @@ from click.shell_completion import get_completion_class
 from rich.console import RenderableType
 from rich.live import Live
 
-from cluster import job_commands, packages, schedule_commands, terminal
+from cluster import job_commands, node_commands, packages, schedule_commands, terminal
 from cluster.commands import (
     F,
     Failure,
@@ -56,7 +56,7 @@ ELSEWHERE = {
 
 COMMANDS = (
     *("demo", "up", "status", "nodes", "jobs", "job", "explain", "cancel", "retry", "drop", "queue", "run", "schedule"),
-    *("coordinator", "node", "doctor", "completion"),
+    *("drain", "undrain", "coordinator", "node", "doctor", "completion"),
 )
 """In the order in which one meets them."""
 
@@ -74,6 +74,8 @@ SYNONYMS = {
     "queue": ("queues", "pause", "resume"),
     "run": ("exec", "command", "submit", "shell"),
     "schedule": ("schedules", "cron", "crontab", "beat", "timer", "at", "every"),
+    "drain": ("cordon", "evict", "quiet", "decommission"),
+    "undrain": ("uncordon", "readmit"),
     "nodes": ("machines", "hosts", "workers-list"),
     "demo": ("example", "try", "test", "tour"),
     "doctor": ("check", "diagnose", "verify", "health", "ping", "troubleshoot"),
@@ -139,7 +141,7 @@ def root() -> None:
     """
 
 
-for _command in (*job_commands.COMMANDS, *schedule_commands.COMMANDS):
+for _command in (*job_commands.COMMANDS, *node_commands.COMMANDS, *schedule_commands.COMMANDS):
     root.add_command(_command)
 
 

@@ -30,7 +30,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, ParamSpec, Protoco
 
 import zmq
 
-from cluster import blobs, errors, schedules
+from cluster import blobs, errors, futures, schedules
 from cluster.actor import Actor, Send, Stop
 from cluster.blob_files import MemoryBlobs
 from cluster.blob_files import Source as BlobSource
@@ -50,6 +50,7 @@ from cluster.client_session import (
 )
 from cluster.config import INLINE_BYTES, ClientLimits
 from cluster.facts import Fact
+from cluster.futures import CANCEL_WAIT_S, Future
 from cluster.host import Host, Source
 from cluster.ids import SESSION_BYTES, format_job, job_id, parse_job
 from cluster.jobs import HOOK_BYTES, Failure, Hook, Outcome, Rules, Spec
@@ -82,9 +83,6 @@ Transport = Literal["auto", "tcp", "ipc"]
 CONNECT_TIMEOUT_S = 10.0
 """How long ``Client(...)`` waits for the coordinator's first word."""
 
-CANCEL_WAIT_S = 5.0
-"""How long ``cancel`` waits for the coordinator's word before it says False."""
-
 FLUSH_S = 5.0
 """How long ``shutdown(wait=False)`` and the end of the interpreter wait for acknowledgements."""
 
@@ -107,103 +105,6 @@ _WEBHOOK = Spec(
 
 _SUCCEEDED, _CANCELLED = int(Outcome.SUCCEEDED), int(Outcome.CANCELLED)
 _PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-# ------------------------------------------------------------------------------------ futures
-
-
-class Future(concurrent.futures.Future[T]):
-    """A :class:`concurrent.futures.Future` of one job. It can also be awaited in asyncio.
-
-    ``running()`` is always False: a client is told how a job ended, not when it starts.
-    """
-
-    def __init__(self, session: _Session) -> None:
-        super().__init__()
-        self._session = session
-        self._counter = 0
-        self._accepted = False
-        self._watched: bytes | None = None
-
-    @property
-    def job_id(self) -> str | None:
-        """The job's name in the cluster; None if it never left, because it could not be pickled."""
-        if self._watched is not None:
-            return format_job(self._watched)
-        return format_job(job_id(self._session.id, self._counter)) if self._counter else None
-
-    def accepted(self, timeout: float | None = None) -> bool:
-        """Wait until the coordinator has the job: True. False if it never will; the future says why.
-
-        Raises ``TimeoutError`` after ``timeout`` seconds; on the session's own thread at once.
-        """
-        return self._session.await_accepted(self, timeout)
-
-    def cancel(self, running: bool = False) -> bool:
-        """Whether the job was cancelled, on the coordinator's word, for which it waits a bounded time.
-
-        ``running``: also if it runs. It is interrupted then, and killed after its ``grace_s``; the future is done when
-        it has ended, one way or the other.
-
-        Where it must not wait (in a callback, in an event loop) the wish is sent, and it is True only if the
-        job had not left. The future may be cancelled later all the same. A job that runs is not stopped.
-        """
-        if self.done():
-            return self.cancelled()
-        if self._session.cancel(self) or not running or self.job_id is None:
-            return self.cancelled()
-        self._session.ask("cancel", {"jobs": [self.job_id], "running": True})
-        concurrent.futures.wait([self], CANCEL_WAIT_S)
-        return self.cancelled()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a future belongs to its process; hand in its result() instead")
-
-    def __await__(self) -> Generator[Any, None, T]:
-        import asyncio
-
-        return asyncio.wrap_future(self).__await__()
-
-    # -- settled by the session ---------------------------------------------------------------------
-
-    def _succeed(self, value: T) -> None:
-        try:
-            self.set_result(value)
-        except concurrent.futures.InvalidStateError:
-            pass  # the user has settled it by hand
-        except BaseException as e:
-            _complain(e)
-
-    def _fail(self, error: BaseException) -> None:
-        try:
-            self.set_exception(error)
-        except concurrent.futures.InvalidStateError:
-            pass
-        except BaseException as e:
-            _complain(e)
-
-    def _cancelled(self) -> None:
-        try:
-            if super().cancel():
-                self.set_running_or_notify_cancel()
-        except BaseException as e:
-            _complain(e)
-
-    def _left_behind(self, error: errors.ClientClosed) -> None:
-        """In a forked child: whoever held its lock, or waited for it, is not in this process."""
-        self._condition = threading.Condition()
-        self._waiters = []
-        self._done_callbacks: list[Any] = []
-        if not self.done():
-            self.set_exception(error)
-
-
-def _complain(error: BaseException) -> None:
-    """A user's callback raised what no executor may raise: the session goes on."""
-    threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
-
-
-# ------------------------------------------------------------------------------------ the session
 
 
 class Wire(Source, Protocol):
@@ -447,7 +348,7 @@ class _Session:
             if unsent:
                 # In the very drain that hands it to the actor the wish follows: it will never be sent.
                 del self._futures[counter]
-            elif not self._on_own_thread() and not _in_event_loop():
+            elif self.may_wait():
                 word = threading.Event()
                 self._denials.setdefault(counter, []).append(word)
         if unsent:
@@ -473,6 +374,17 @@ class _Session:
             open_ones = list(self._futures.values()) if futures is None else futures
             self._wishes += [f._counter for f in open_ones if f._counter and not f.done()]
             self._ring()
+
+    def order(self, topic: str, about: dict[str, Any]) -> None:
+        """A question whose answer nobody waits for; to a session that is over, nothing."""
+        with self._changed:
+            if not self._ended:
+                self._mail.append(Asked(next(self._question_numbers), topic, about))
+                self._ring()
+
+    def may_wait(self) -> bool:
+        """Whether what answers can come while the caller waits, and nobody else is held up."""
+        return not self._on_own_thread() and not _in_event_loop()
 
     def ask(self, topic: str, about: dict[str, Any]) -> dict[str, Any]:
         if self._on_own_thread():
@@ -803,6 +715,7 @@ _sessions: weakref.WeakSet[_Session] = weakref.WeakSet()
 
 
 def _in_child() -> None:
+    futures.forked()
     for session in list(_sessions):
         session.forked()
     _sessions.clear()
@@ -1138,10 +1051,11 @@ class Client(concurrent.futures.Executor):
         """Cancel jobs that have not started, whoever handed them in; how many were cancelled at once.
 
         What is on its way to a node is asked back, and cancelled if it has not started there. ``running``: those that
-        have are interrupted, and killed after their ``grace_s``.
+        have are interrupted, and killed after their ``grace_s``; they count, though they have yet to end.
         """
         said = ({"jobs": list(some), "running": running} for some in _in_hundreds(ids))
-        return sum(self.ask("cancel", **about)["cancelled"] for about in said)
+        answers = [self.ask("cancel", **about) for about in said]
+        return sum(answer["cancelled"] + answer["ending"] for answer in answers)
 
     def retry(self, *ids: str, fn: Callable[..., Any] | None = None) -> dict[str, str]:
         """Run jobs again that have ended and did not succeed: new jobs with their arguments and options; their ids by
@@ -1190,6 +1104,26 @@ class Client(concurrent.futures.Executor):
                 yield {"kind": "gap", "missed": answer["missed"]}
             last, epoch = answer["last"], answer["epoch"]
             yield from answer["events"]
+
+    def drain(self, node: str, *, timeout_s: float | None = None, wait: bool = False) -> dict[str, Any] | None:
+        """Give this node nothing new, until :meth:`undrain`, also over restarts of it or of the coordinator. What has
+        not started there goes elsewhere, what runs goes on; what runs after ``timeout_s`` is taken back and runs again
+        elsewhere, but for what must not start twice. The node as it is then, or None if it has gone.
+
+        ``wait``: until nothing runs there any more, or somebody has undrained it.
+        """
+        row: dict[str, Any] | None = self.ask("drain", node=node, timeout_s=timeout_s)["node"]
+        if not wait:
+            return row
+        while True:
+            now = self.ask("drained", node=node)
+            if not (now["held"] and now["barred"]):
+                return next((row for row in self.nodes() if row["name"] == node), None)
+
+    def undrain(self, node: str) -> dict[str, Any] | None:
+        """Give this node work again; the node as it is then, or None if it is not there."""
+        row: dict[str, Any] | None = self.ask("undrain", node=node)["node"]
+        return row
 
     def set_queue(self, name: str, **settings: Any) -> dict[str, Any]:
         """Set ``weight`` (1 to 1000), ``paused``, ``max_running`` or ``max_per_node`` (a number, or None for no cap) of

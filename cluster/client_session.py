@@ -312,6 +312,8 @@ class ClientSession:
                 self._volatile.add(entry.counter)
             if entry.watch:
                 self._watches[entry.counter] = entry.watch
+            if entry.large is None and entry.code is None:
+                continue
             for sha, size in _blobs_of(entry):
                 self._uses[sha] = self._uses.get(sha, 0) + 1
                 if sha not in self._stored:  # else it is offered again once it has been named: see _offer_again
@@ -329,14 +331,19 @@ class ClientSession:
         while unsent:
             batch: list[Entry] = []
             shared: set[bytes] = set()
-            size = 0
+            named: set[bytes] = set()
+            size, following = 0, unsent[0].counter
             while unsent and len(batch) < MAX_BATCH and size < BATCH_BYTES:
                 entry = unsent[0]
-                if entry.watch or (batch and entry.counter != batch[-1].counter + 1):
+                if entry.watch or entry.counter != following:
                     break
-                if any(sha not in self._stored for sha, _ in _blobs_of(entry)):
-                    break
+                if entry.large is not None or entry.code is not None:
+                    needed = {sha for sha, _ in _blobs_of(entry)}
+                    if not needed <= self._stored:
+                        break
+                    named |= needed
                 batch.append(unsent.popleft())
+                following += 1
                 size += len(entry.payload) + 4 * len(entry.summary) + len(entry.about)
                 if entry.spec not in shared:
                     shared.add(entry.spec)
@@ -350,7 +357,7 @@ class ClientSession:
                 continue
             self._send(_submit(batch), now)
             self._sent += batch
-            self._offer_again({sha for entry in batch for sha, _ in _blobs_of(entry)})
+            self._offer_again(named)
         if self._outgoing:
             self._turn.after_commit += self._outgoing.duties()
 
@@ -411,8 +418,10 @@ class ClientSession:
         through = min(through, self._offered)  # nobody can have accepted what was not offered
         self._accepted = max(self._accepted, through)
         while self._sent and self._sent[0].counter <= through:
-            for sha, _ in _blobs_of(self._sent.popleft()):
-                self._release(sha, now)
+            entry = self._sent.popleft()
+            if entry.large is not None or entry.code is not None:
+                for sha, _ in _blobs_of(entry):
+                    self._release(sha, now)
 
     def _release(self, sha: bytes, now: float) -> None:
         """An entry no longer needs its blob here; another may."""

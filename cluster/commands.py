@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from cluster.errors import ClusterError
+from cluster.jobs import LONGEST_S
 
 if TYPE_CHECKING:
     from cluster.client import Client
@@ -47,6 +50,27 @@ json_option = option("--json", "as_json", is_flag=True, help="Print a JSON docum
 def log_level_option(default: str) -> Callable[[F], F]:
     levels = click.Choice(["debug", "info", "warning", "error"])
     return option("--log-level", type=levels, default=default, show_default=True, help="What is worth a log line.")
+
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d|w)?")
+_UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class Age(click.ParamType[timedelta]):
+    """``90``, ``90s``, ``15min``, ``2h``, ``3d``, ``1w``: a duration."""
+
+    name = "AGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        found = _AGE.fullmatch(str(value).strip())
+        if isinstance(value, timedelta):
+            return value
+        if found is None:
+            self.fail(f"{value!r} is no duration; write 90s, 15min, 2h, 3d or 1w", param, ctx)
+        seconds = float(found[1]) * _UNITS[found[2] or "s"]
+        if seconds > LONGEST_S:
+            self.fail(f"{value!r} is more than ten years; write 90s, 15min, 2h, 3d or 1w", param, ctx)
+        return timedelta(seconds=seconds)
 
 
 class Failure(click.ClickException):

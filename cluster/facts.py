@@ -21,6 +21,8 @@ KINDS: dict[str, Kind] = {
     "jobs_accepted": Kind(DEBUG, "accepted {n} jobs of session {session}"),
     "jobs_assigned": Kind(DEBUG, "assigned {n} jobs to node {node}"),
     "jobs_finished": Kind(DEBUG, "{n} jobs {outcome}"),
+    "attempts_ended": Kind(DEBUG, "{n} attempts ended on node {node}"),
+    # ... with columns as `Finished` has them: ends, run_us, and records of those that are worth one
     "jobs_recovered": Kind(INFO, "{n} unfinished jobs of the last life; {nodes} nodes may hold some of them"),
     "disk_low": Kind(
         WARNING, "submissions have to wait: {free} bytes are free on the store's disk, {least} are wanted"
@@ -47,6 +49,8 @@ KINDS: dict[str, Kind] = {
     "node_back": Kind(INFO, "node {node} is heard again"),
     "node_lost": Kind(WARNING, "node {node} is lost ({reason}); {n} attempts ended"),
     "node_drains": Kind(INFO, "node {node} takes nothing new and will leave: {reason}"),
+    "node_barred": Kind(INFO, "{owner} drains node {node}, where {n} attempts are: it is given nothing new"),
+    "node_admitted": Kind(INFO, "{owner} lets node {node} have work again"),
     "node_left": Kind(INFO, "node {node} left"),
     "name_contested": Kind(
         WARNING,

@@ -4,7 +4,6 @@ questions, answers to tables; each can be a JSON document."""
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,32 +13,10 @@ import click
 from click.termui import confirm
 
 from cluster import job_pictures, terminal
-from cluster.commands import F, Failure, client_of, connection_option, json_option
-from cluster.jobs import LONGEST_S
+from cluster.commands import Age, F, Failure, client_of, connection_option, json_option
 
 if TYPE_CHECKING:
     from cluster.client import Client
-
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d|w)?")
-_UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-class Age(click.ParamType[timedelta]):
-    """``90``, ``90s``, ``15min``, ``2h``, ``3d``, ``1w``: a duration."""
-
-    name = "AGE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        found = _AGE.fullmatch(str(value).strip())
-        if isinstance(value, timedelta):
-            return value
-        if found is None:
-            self.fail(f"{value!r} is no duration; write 90s, 15min, 2h, 3d or 1w", param, ctx)
-        seconds = float(found[1]) * _UNITS[found[2] or "s"]
-        if seconds > LONGEST_S:
-            self.fail(f"{value!r} is more than ten years; write 90s, 15min, 2h, 3d or 1w", param, ctx)
-        return timedelta(seconds=seconds)
-
 
 STATES = (
     "scheduled, ready, leased, running, adrift, succeeded, failed, 'timed out', cancelled, expired, lost, or"
@@ -179,15 +156,26 @@ def _order(command: F) -> F:
     return connection_option(json_option(_filter_options(command)))
 
 
-@click.command(short_help="Cancel jobs that have not started.")
+@click.command(short_help="Cancel jobs.")
 @click.argument("ids", nargs=-1)
+@click.option("--running", is_flag=True, help="Interrupt those that run, too; they are killed after their grace_s.")
 @_order
 def cancel(
-    connection: str | None, as_json: bool, ids: tuple[str, ...], everything: bool, yes: bool, **wanted: Any
+    connection: str | None,
+    as_json: bool,
+    ids: tuple[str, ...],
+    everything: bool,
+    yes: bool,
+    running: bool,
+    **wanted: Any,
 ) -> None:
-    """Cancel jobs that have not started: the named ones, or all that a filter finds."""
+    """Cancel jobs that have not started, with --running those that have, too: the named ones, or all that a filter
+    finds.
+
+    What is on its way to a node is asked back, and not counted. With --running it is, as is what has yet to end.
+    """
     _act(connection, as_json, ids, everything, yes, wanted, "cancel", ("unfinished",),
-         lambda client, chosen: {"cancelled": client.cancel(*chosen)})  # fmt: skip
+         lambda client, chosen: {"cancelled": client.cancel(*chosen, running=running)})  # fmt: skip
 
 
 @click.command(short_help="Run jobs again that did not succeed.")

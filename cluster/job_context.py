@@ -22,15 +22,16 @@ STATE_BYTES = 64 * 1024
 class CurrentJob:
     """The job that runs here. ``cluster.current_job()`` makes it."""
 
-    __slots__ = ("_about", "_id", "_save", "_saved", "attempt")
+    __slots__ = ("_about", "_id", "_save", "_saved", "_token", "attempt")
 
-    def __init__(self, job: bytes, attempt: int, about: bytes, save: Callable[[bytes], None]) -> None:
+    def __init__(self, job: bytes, attempt: int, about: bytes, token: int, save: Callable[[int, bytes], None]) -> None:
         import msgpack
 
         self._id = job
         self.attempt = attempt
         """Number of this try, from 1."""
         self._about: dict[str, Any] = msgpack.unpackb(about) if about else {}
+        self._token = token
         self._save = save
         self._saved: bytes = self._about.get("saved") or b""
 
@@ -48,8 +49,8 @@ class CurrentJob:
         return tuple(self._about.get("tags") or ())
 
     @property
-    def queue(self) -> str | None:
-        return self._about.get("queue")
+    def queue(self) -> str:
+        return str(self._about.get("queue", "default"))
 
     @property
     def deadline(self) -> float | None:
@@ -91,7 +92,7 @@ class CurrentJob:
         from cluster.payload import pack_state
 
         packed = pack_state(state, STATE_BYTES)
-        self._save(packed)
+        self._save(self._token, packed)
         self._saved = packed
 
     def _named(self, what: str) -> str | None:
@@ -108,7 +109,7 @@ class Stage:
     __slots__ = ("check", "job", "shields")
 
     def __init__(self) -> None:
-        self.job: tuple[bytes, int, bytes, Callable[[bytes], None]] | None = None
+        self.job: tuple[bytes, int, bytes, int, Callable[[int, bytes], None]] | None = None
         self.shields = 0
         """Sections not to be interrupted that the main thread is in."""
         self.check: Callable[[], None] = _nothing

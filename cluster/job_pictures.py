@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cluster.terminal import seconds
+from cluster.terminal import seconds, size
 
 STATE_STYLES = {
     "scheduled": "blue",
@@ -77,8 +77,11 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]], now: float, limit: int) -> Ren
     return Group(table, Text(f"the first {limit}; more with --limit", style="dim"))
 
 
-def _moment(moment: float) -> str:
-    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+_DATED = "%Y-%m-%d %H:%M:%S %Z"
+
+
+def _moment(moment: float, form: str = _DATED) -> str:
+    return datetime.fromtimestamp(moment).astimezone().strftime(form)
 
 
 def job_panel(job: Mapping[str, Any], why: Sequence[str], now: float) -> RenderableType:
@@ -101,29 +104,41 @@ def job_panel(job: Mapping[str, Any], why: Sequence[str], now: float) -> Rendera
     head.add_row("handed in", _said(f"{_moment(job['accepted'])} by {job['owner']}, namespace {job['namespace']}"))
     if job["due"] and job["due"] > now:
         head.add_row("due", Text(f"{_moment(job['due'])}, in {seconds(job['due'] - now)}"))
+    if job["saved_bytes"]:
+        head.add_row("saved", Text(f"{job['saved_bytes']:,} bytes, for its next attempt"))
     if job["ended"]:
         head.add_row("ended", Text(f"{_moment(job['ended'])}, {seconds(job['ended'] - job['accepted'])} later"))
     if job["error"]:
         head.add_row("error", _said(job["error"], style="red"))
     parts: list[RenderableType] = [head]
     if job["attempts"]:
-        table = Table(box=None, header_style="dim", pad_edge=False)
-        for name in ("attempt", "ran", "worker"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("node", no_wrap=True)
-        table.add_column("ended", no_wrap=True)
-        table.add_column("how", overflow="fold")
-        for tried in job["attempts"]:
-            table.add_row(
-                str(tried["number"]),
-                seconds(tried["run_s"]) if tried["run_s"] else "-",
-                str(tried["worker"] or "-"),
-                _said(tried["node"]),
-                _moment(tried["ended"]),
-                _said(tried["error"], style="red") if tried["error"] else Text("succeeded", style="green"),
-            )
-        parts += [Text(), table]
+        parts += [Text(), _attempts(job["attempts"], job["accepted"])]
     return Panel(Group(*parts), title=f"job {job['id']}", title_align="left", border_style="blue", expand=False)
+
+
+def _attempts(attempts: Sequence[Mapping[str, Any]], accepted: float) -> Table:
+    """What of the record of each is worth a place; ``--json`` has all. Those that took no day have no date."""
+    quick = attempts[-1]["ended"] - accepted < 86_400
+    measured = any(tried["cpu_s"] is not None for tried in attempts)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("attempt", "queued", "ran", *(("cpu", "memory") if measured else ()), "worker"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("node", no_wrap=True)
+    table.add_column("ended", no_wrap=True)
+    table.add_column("how", overflow="fold")
+    for tried in attempts:
+        used = [seconds(tried["cpu_s"]) if tried["cpu_s"] is not None else "-", size(tried["peak_bytes"])]
+        table.add_row(
+            str(tried["number"]),
+            seconds(tried["queued_s"] + tried["waited_s"]),
+            seconds(tried["run_s"]) if tried["run_s"] else "-",
+            *(used if measured else ()),
+            str(tried["worker"] or "-") + " cold" * tried["cold"],
+            _said(tried["node"]),
+            _moment(tried["ended"], "%H:%M:%S" if quick else _DATED),
+            _said(tried["error"], style="red") if tried["error"] else Text("succeeded", style="green"),
+        )
+    return table
 
 
 def queues_table(queues: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -155,7 +155,7 @@ class Rules:
     memory_retries: int = _rule(1, _budget)
     """...and after that happened because memory ran out."""
     retries: int = _rule(0, _budget)
-    """How often it runs again after its function raised: not a ``GiveUp``, and as the next two say."""
+    """How often it runs again after its function raised or timed out: not a ``GiveUp``, and as the next two say."""
     retry_on: tuple[str, ...] = _rule((), _words)
     """Names of exceptions, also of their bases: only these; empty for all."""
     give_up_on: tuple[str, ...] = _rule((), _words)

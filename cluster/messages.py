@@ -79,6 +79,10 @@ def _inline(v: Any) -> bool:
     return _byte_strings_of(v, 0, 2 * INLINE_BYTES)
 
 
+def _states(v: Any) -> bool:
+    return _byte_strings_of(v, 0, INLINE_BYTES)
+
+
 def _large(v: Any) -> bool:
     return type(v) is list and all(
         type(r) is list and len(r) == 3 and _natural(r[0]) and _digest(r[1]) and _natural(r[2]) for r in v
@@ -153,6 +157,7 @@ Figures = Annotated[dict[str, float | None], _figures]
 Naturals = Annotated[list[int], _naturals]
 JobIds = Annotated[list[bytes], _job_ids]
 Inline = Annotated[list[bytes], _inline]
+States = Annotated[list[bytes], _states]
 Texts = Annotated[list[str], _short_texts]
 Rows = Annotated[list[list[Any]], _rows]
 Large = Annotated[list[list[Any]], _large]
@@ -365,7 +370,7 @@ class Saved(Message):
     KIND: ClassVar[int] = 23
     COLUMNS: ClassVar[tuple[str, ...]] = ("tokens", "states")
     tokens: Naturals
-    states: Inline
+    states: States
 
 
 @dataclass(slots=True)

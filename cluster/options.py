@@ -86,7 +86,7 @@ class Options:
     """``at_most_once``: it never starts twice, and is lost where nobody can tell whether it has started. It must be
     durable, and is never run again."""
     retries: int = AS_USUAL.retries
-    """How often it runs again after its function raised (0 to 100)."""
+    """How often it runs again after its function raised or ran too long (0 to 100)."""
     retry_on: Iterable[type[BaseException] | str] = ()
     """Only after these exceptions, and those derived from them; given as classes or names. Empty: after any."""
     give_up_on: Iterable[type[BaseException] | str] = ()

@@ -110,18 +110,18 @@ class ByValue:
     What a named package has that is compiled goes by reference all the same.
     """
 
-    __slots__ = ("_inner", "_marks", "_names", "kept")
+    __slots__ = ("_inner", "_names", "kept", "marks")
 
     def __init__(self, names: tuple[str, ...] = ()) -> None:
         self._names = frozenset(names)
         self._inner = tuple(f"{name}." for name in names)
-        self._marks = tuple(name.encode() for name in names)
+        self.marks = tuple(name.encode() for name in names)
         self.kept: dict[int, _Kept] = {}
         """By ``id`` of the function, which is sound as long as its weak reference is alive; bounded."""
 
     def named_in(self, pickled: bytes) -> bool:
         """Whether the bytes name a module, beside ``__main__``, of which the worker shall need nothing."""
-        return any(mark in pickled for mark in self._marks)
+        return any(mark in pickled for mark in self.marks)
 
     def covers(self, module: Any) -> bool:
         """Whether the module of that name is one of them, beside ``__main__``."""
@@ -194,7 +194,7 @@ def _plainly_pickled(value: Any, by_value: ByValue, outside: _Outside | None = N
         data = _dumps(value, 5, buffer_callback=outside)
     except Exception:
         return None  # cloudpickle knows more; and if it does not, it says why
-    return None if _MAIN in data or (by_value is not _MAIN_ONLY and by_value.named_in(data)) else data
+    return None if _MAIN in data or (by_value.marks and by_value.named_in(data)) else data
 
 
 def _cloudpickled(value: Any, by_value: ByValue, outside: _Outside | None = None) -> bytes:

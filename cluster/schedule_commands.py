@@ -20,10 +20,9 @@ import click
 from click.termui import confirm
 
 from cluster import crontab, schedule_pictures, shell_jobs, terminal
-from cluster.commands import F, Failure, client_of, connection_option, json_option
+from cluster.commands import Age, F, Failure, client_of, connection_option, json_option
 from cluster.crontab import Line, Verdict
 from cluster.errors import BadTrigger, ClusterError, CommandFailed
-from cluster.job_commands import Age
 from cluster.job_pictures import plain
 from cluster.options import Webhook
 from cluster.schedules import CatchUp, Overlap, Schedule, make

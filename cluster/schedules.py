@@ -17,7 +17,8 @@ from cluster.triggers import BadTrigger, Trigger, cron, from_wire
 from cluster.triggers.moments import moment_us, zone_of
 
 if TYPE_CHECKING:
-    from cluster.client import Client, Future
+    from cluster.client import Client
+    from cluster.futures import Future
     from cluster.options import Webhook
 
 Overlap = Literal["skip", "buffer_one", "buffer_all", "cancel_other", "kill_other", "allow"]

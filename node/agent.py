@@ -75,7 +75,7 @@ MAX_SPECS = 2_000
 """Opened specs kept for the next message that names them."""
 
 
-NOTED_WAIT_US = 10_000
+NOTED_WAIT_S = 0.01
 """An attempt that waited longer at its node has a record, however short it was."""
 
 
@@ -222,7 +222,7 @@ class Agent:
                 elif self._dialer.up and not self._told_started(slot):
                     times.append(slot.moved_at + limits.started_after_s)
                 attempt = self._attempts.get(slot.head)
-                if attempt is not None and (attempt.stop is not None or attempt.run.spec.rules is not AS_USUAL):
+                if attempt is not None and (attempt.watch.stop is not None or attempt.run.spec.rules is not AS_USUAL):
                     times += self._due_times(slot, attempt)
             elif slot.spawning and not slot.killing:
                 times.append(slot.asked_at + limits.start_within_s)
@@ -329,8 +329,8 @@ class Agent:
         for attempt in self._attempts:
             attempt.retract_asked = False
             attempt.told_started = False
-            if attempt.state is not None and attempt.phase is not Phase.OWED:
-                attempt.state_told = False
+            if attempt.watch.state is not None and attempt.phase is not Phase.OWED:
+                attempt.own_watch.state_told = False
                 self._states.append(attempt)
         for sha, (size, _) in self._wanted.items():
             self._send(Fetch(sha, size))
@@ -370,27 +370,29 @@ class Agent:
         specs = [self._spec(raw) for raw in message.specs]
         expected = [us / 1e6 for us in message.expected_us]
         expected += [0.0] * (len(specs) - len(expected))
-        queue = self._attempts.queue
+        for index, spec in enumerate(specs):
+            if isinstance(spec, Spec) and spec.rules is not AS_USUAL:
+                rules = spec.rules
+                if rules.at_most_once or rules.timeout_s or rules.limited:
+                    expected[index] = 0.0  # it is alone in its worker
+        held, queue = self._attempts, self._attempts.queue
+        link, now = self._dialer.link.number, self._now
         told: dict[int, bytes] = {row: raw for row, raw in message.about}  # noqa: C416 (the types)
         for row, (index, job, number, token, payload) in enumerate(
             zip(message.spec_of, message.jobs, message.attempts, message.tokens, message.payloads, strict=True)
         ):
-            if self._attempts.get(token) is not None:
+            if held.get(token) is not None:
                 continue
             spec = specs[index] if index < len(specs) else "the assignment names a spec its message lacks"
             if isinstance(spec, str):
                 attempt = Attempt(Run(token, job, number, _UNKNOWN, payload, None), 0.0)
-                self._attempts.add(attempt)
+                held.add(attempt)
                 self._end(attempt, _failure(token, "JobRefused", spec))
                 continue
-            once = spec.rules.at_most_once
-            rules = spec.rules
-            alone = rules is not AS_USUAL and (once or rules.timeout_s or rules.limited)
-            run = Run(token, job, number, spec, payload, large.get(row), 0.0, told.get(row, b""))
-            attempt = Attempt(run, 0.0 if alone else expected[index])
-            attempt.arrived = self._now
-            attempt.link = self._dialer.link.number
-            self._attempts.add(attempt)
+            about = told.get(row, b"") if told else b""
+            run = Run(token, job, number, spec, payload, large.get(row) if large else None, 0.0, about)
+            attempt = Attempt(run, expected[index], now, link)
+            held.add(attempt)
             if spec.by_value or attempt.run.large is not None:
                 self._want_inputs(attempt)
             if attempt.phase is Phase.QUEUED:
@@ -552,7 +554,8 @@ class Agent:
         slot.leaving = slot.leaving or bool(event.leaving)
         for done in event.rows:
             slot.take(done.token)
-            slot.cpu_us += done.cpu_us
+            if done.cpu_us:
+                slot.cpu_us += done.cpu_us
             attempt = self._attempts.get(done.token)
             if attempt is None or attempt.phase is not Phase.GIVEN:
                 if done.large is not None:
@@ -560,7 +563,8 @@ class Agent:
                     self._do(*self._shelf.release(done.large[0]))
                 continue
             attempt.pid = event.pid
-            attempt.init_us, slot.init_us = slot.init_us, 0
+            if slot.init_us:
+                attempt.init_us, slot.init_us = slot.init_us, 0
             if done.end == End.UNSTARTED:
                 self._take_back([attempt])
             else:
@@ -571,7 +575,8 @@ class Agent:
         if done.large is not None:
             self._keep(*done.large)
         attempt.done = done
-        attempt.waited_us = max(0, int((self._now - attempt.arrived) * 1e6) - done.run_us)
+        if done.peak_kib or attempt.init_us or self._now - attempt.arrived > NOTED_WAIT_S:
+            attempt.waited_us = max(0, int((self._now - attempt.arrived) * 1e6) - done.run_us)
         attempt.step(Step.ENDED)
         if attempt.run.spec.by_value or attempt.run.large is not None:
             self._release_inputs(attempt)
@@ -579,7 +584,8 @@ class Agent:
             self._forget(attempt)
             return
         self._unsent.append(attempt)
-        self._upload(attempt)
+        if done.large is not None:
+            self._upload(attempt)
 
     def _keep(self, sha: bytes, size: int) -> None:
         """Hold a blob that a worker has made, though one of the same bytes was to be dropped in this turn."""
@@ -623,19 +629,21 @@ class Agent:
     def _death_of(self, attempt: Attempt, event: WorkerGone, cpu_us: int) -> Done:
         """What is said of the attempt that a worker died with."""
         rules, stack = attempt.run.spec.rules, event.stack
-        peak_kib = max(event.peak_kib, attempt.seen_bytes >> 10)
+        peak_kib = max(event.peak_kib, attempt.watch.seen_bytes >> 10)
         peak = f"; its memory peaked at {peak_kib >> 10} MiB" if peak_kib else ""
         kind, end = "WorkerCrashed", End.CRASHED
-        match attempt.stop:
+        match attempt.watch.stop:
             case life.Stop.CANCEL:
                 kind, end = "Cancelled", End.CANCELLED
-                text = f"cancelled while it ran, and killed {attempt.grace_s:g} s later"
+                text = f"cancelled while it ran, and killed {attempt.watch.grace_s:g} s later"
             case life.Stop.TIMEOUT:
                 kind, end = "JobTimeout", End.TIMED_OUT
-                text = f"killed {attempt.grace_s:g} s (grace_s) after its timeout_s of {rules.timeout_s:g} s{peak}"
+                text = (
+                    f"killed {attempt.watch.grace_s:g} s (grace_s) after its timeout_s of {rules.timeout_s:g} s{peak}"
+                )
             case life.Stop.MEMORY:
                 end = End.MEMORY
-                used = attempt.seen_bytes
+                used = attempt.watch.seen_bytes
                 text = f"killed by the agent: {used} bytes of memory where its memory_bytes is {rules.memory_bytes}"
             case life.Stop.PROCESSES:
                 end = End.RAISED
@@ -667,7 +675,7 @@ class Agent:
                 continue
             if attempt.discarded:
                 self._kill(slot, token)
-            elif attempt.stop is not None:
+            elif attempt.watch.stop is not None:
                 self._unwind(slot, attempt)
             elif attempt.retract_asked:
                 attempt.retract_asked = False
@@ -681,12 +689,13 @@ class Agent:
         for attempt in attempts:
             if attempt.discarded:
                 self._forget(attempt)
-            elif attempt.stop is life.Stop.CANCEL:
+            elif attempt.watch.stop is life.Stop.CANCEL:
                 self._end(attempt, _unstarted(attempt.run.token))
             elif attempt.retract_asked and self._dialer.up:
                 returned.append(attempt)
             else:
-                attempt.stop, attempt.kill_at = None, 0.0  # its time has not begun
+                if attempt.watch.stop is not None:
+                    attempt.watch.stop, attempt.watch.kill_at = None, 0.0  # its time has not begun
                 stay.append(attempt)
         self._attempts.requeue(stay)
         self._return(returned)
@@ -712,29 +721,29 @@ class Agent:
                 continue
             if attempt.phase is not Phase.GIVEN:
                 self._end(attempt, _unstarted(token))
-            elif attempt.stop is None:
-                attempt.stop, attempt.grace_s = life.Stop.CANCEL, grace_s
+            elif attempt.watch.stop is None:
+                attempt.own_watch.stop, attempt.own_watch.grace_s = life.Stop.CANCEL, grace_s
                 self._recall(self._slots[attempt.slot])  # if it comes back, it has not started
-            elif attempt.kill_at:
-                attempt.kill_at = min(attempt.kill_at, self._now + grace_s)
+            elif attempt.watch.kill_at:
+                attempt.own_watch.kill_at = min(attempt.watch.kill_at, self._now + grace_s)
 
     def _unwind(self, slot: Slot, attempt: Attempt) -> None:
         """The attempt runs, and nothing lies behind it: interrupt it until it ends, and kill it in the end."""
-        if not attempt.kill_at:
-            attempt.kill_at = self._now + max(attempt.grace_s, self._limits.interrupt_every_s / 2)
-            attempt.again_at = self._now
+        if not attempt.watch.kill_at:
+            attempt.own_watch.kill_at = self._now + max(attempt.watch.grace_s, self._limits.interrupt_every_s / 2)
+            attempt.own_watch.again_at = self._now
         self._press(slot, attempt)
 
     def _press(self, slot: Slot, attempt: Attempt) -> None:
-        if self._now >= attempt.kill_at:
+        if self._now >= attempt.watch.kill_at:
             self._kill(slot, attempt.run.token)
-        elif self._now >= attempt.again_at:
-            every, left_s = self._limits.interrupt_every_s, attempt.kill_at - self._now
-            first = attempt.again_at <= attempt.kill_at - max(attempt.grace_s, every / 2)
-            timeout_s = attempt.run.spec.rules.timeout_s if attempt.stop is life.Stop.TIMEOUT else 0.0
+        elif self._now >= attempt.watch.again_at:
+            every, left_s = self._limits.interrupt_every_s, attempt.watch.kill_at - self._now
+            first = attempt.watch.again_at <= attempt.watch.kill_at - max(attempt.watch.grace_s, every / 2)
+            timeout_s = attempt.run.spec.rules.timeout_s if attempt.watch.stop is life.Stop.TIMEOUT else 0.0
             self._do(InterruptWorker(slot.number, attempt.run.token, timeout_s, dump=first or left_s <= 2 * every))
-            last = attempt.kill_at - every / 4  # for the stack that is told
-            attempt.again_at = min(self._now + every, last) if last > self._now else self._now + every
+            last = attempt.watch.kill_at - every / 4  # for the stack that is told
+            attempt.own_watch.again_at = min(self._now + every, last) if last > self._now else self._now + every
 
     def _kill(self, slot: Slot, token: int) -> None:
         if not slot.killing:
@@ -745,30 +754,30 @@ class Agent:
         """When the attempt that runs must be attended to, for its limits or its end."""
         if slot.killing:
             return []
-        if attempt.stop is not None:
-            return [min(attempt.again_at, attempt.kill_at)] if attempt.kill_at else []
+        if attempt.watch.stop is not None:
+            return [min(attempt.watch.again_at, attempt.watch.kill_at)] if attempt.watch.kill_at else []
         rules, times = attempt.run.spec.rules, []
         if rules.timeout_s:
             times.append(slot.moved_at + rules.timeout_s)
         if rules.memory_bytes or rules.processes:
-            times.append(max(attempt.seen_at, slot.moved_at) + self._limits.look_every_s)
+            times.append(max(attempt.watch.seen_at, slot.moved_at) + self._limits.look_every_s)
         return times
 
     def _limit(self, slot: Slot, attempt: Attempt) -> None:
         rules = attempt.run.spec.rules
         if slot.killing:
             return
-        if attempt.stop is not None:
-            if attempt.kill_at:
+        if attempt.watch.stop is not None:
+            if attempt.watch.kill_at:
                 self._press(slot, attempt)
             return
         if rules.timeout_s and self._now >= slot.moved_at + rules.timeout_s:
-            attempt.stop, attempt.grace_s = life.Stop.TIMEOUT, rules.grace_s
+            attempt.own_watch.stop, attempt.own_watch.grace_s = life.Stop.TIMEOUT, rules.grace_s
             self._recall(slot)
         elif (rules.memory_bytes or rules.processes) and (
-            self._now >= max(attempt.seen_at, slot.moved_at) + self._limits.look_every_s
+            self._now >= max(attempt.watch.seen_at, slot.moved_at) + self._limits.look_every_s
         ):
-            attempt.seen_at = self._now
+            attempt.own_watch.seen_at = self._now
             self._do(Look(slot.number, attempt.run.token))
 
     def _seen(self, event: Seen) -> None:
@@ -776,11 +785,11 @@ class Agent:
         if attempt is None or slot.head != event.token or attempt.phase is not Phase.GIVEN:
             return
         rules = attempt.run.spec.rules
-        attempt.seen_bytes = max(attempt.seen_bytes, event.memory_bytes)
+        attempt.own_watch.seen_bytes = max(attempt.watch.seen_bytes, event.memory_bytes)
         if rules.memory_bytes and event.memory_bytes > rules.memory_bytes:
-            attempt.stop = life.Stop.MEMORY
+            attempt.own_watch.stop = life.Stop.MEMORY
         elif rules.processes and event.processes > rules.processes:
-            attempt.stop = life.Stop.PROCESSES
+            attempt.own_watch.stop = life.Stop.PROCESSES
         else:
             return
         self._recall(slot)
@@ -791,21 +800,25 @@ class Agent:
     def _saved(self, event: StateSaved) -> None:
         attempt = self._attempts.get(event.token)
         if attempt is not None and attempt.phase is Phase.GIVEN and not attempt.discarded:
-            attempt.state, attempt.state_told = event.state, False
+            attempt.own_watch.state, attempt.own_watch.state_told = event.state, False
             self._states.append(attempt)
 
     def _tell_states(self) -> None:
         if not self._states or not self._dialer.up:
             return
-        tell = {a.run.token: a for a in self._states if not a.state_told and a.state is not None and not a.discarded}
+        tell = {
+            a.run.token: a
+            for a in self._states
+            if not a.watch.state_told and a.watch.state is not None and not a.discarded
+        }
         self._states.clear()
         tokens: list[int] = []
         states: list[bytes] = []
         for token, attempt in tell.items():
-            assert attempt.state is not None
-            attempt.state_told = True
+            assert attempt.watch.state is not None
+            attempt.own_watch.state_told = True
             tokens.append(token)
-            states.append(attempt.state)
+            states.append(attempt.watch.state)
             if sum(map(len, states)) >= BATCH_BYTES:
                 self._send(Saved(tokens, states))
                 tokens, states = [], []
@@ -895,8 +908,8 @@ class Agent:
                 large.append([row, *done.large])
             run_us.append(done.run_us)
             workers.append(attempt.pid)
-            if done.peak_kib or attempt.init_us or attempt.waited_us > NOTED_WAIT_US:
-                peak_kib = max(done.peak_kib, attempt.seen_bytes >> 10)
+            if done.peak_kib or attempt.init_us or attempt.waited_us:
+                peak_kib = max(done.peak_kib, attempt.watch.seen_bytes >> 10)
                 records.append([row, done.cpu_us or done.run_us, peak_kib, attempt.waited_us, attempt.init_us])
         self._send(Finished(tokens, ends, payloads, large, run_us, workers, records))
         self._unacked.append((self._dialer.link.sent, attempts))
@@ -911,8 +924,8 @@ class Agent:
             slot.moved_at += seconds
             slot.asked_at += seconds
             attempt = self._attempts.get(slot.head)
-            if attempt is not None and attempt.kill_at:
-                attempt.kill_at += seconds
+            if attempt is not None and attempt.watch.kill_at:
+                attempt.own_watch.kill_at += seconds
 
     def _is_superfluous(self, slot: Slot) -> bool:
         idle = bool(slot.pid) and not slot.killing and not slot.leaving
@@ -934,7 +947,7 @@ class Agent:
                     self._kill(slot, -1)
                 continue
             running = self._attempts.get(slot.head)
-            if running is not None and (running.stop is not None or running.run.spec.rules is not AS_USUAL):
+            if running is not None and (running.watch.stop is not None or running.run.spec.rules is not AS_USUAL):
                 self._limit(slot, running)
             if len(slot.given) > 1 and self._now >= slot.moved_at + self._limits.stuck_s:
                 self._recall(slot)

@@ -61,29 +61,9 @@ class IllegalStep(AssertionError):
 
 
 @dataclass(slots=True, eq=False)
-class Attempt:
-    run: Run
-    expected_s: float
-    """Observed run time of the function; 0 where unknown."""
-    phase: Phase = Phase.QUEUED
-    link: int = 0
-    """On which it was assigned."""
-    missing: int = 0
-    """Blobs still to come."""
-    slot: int = -1
-    told_started: bool = False
-    discarded: bool = False
-    """The coordinator does not want it any more; what its worker says is dropped."""
-    retract_asked: bool = False
-    done: Done | None = None
-    pid: int = 0
-    arrived: float = 0.0
-    waited_us: int = 0
-    init_us: int = 0
-    state: bytes | None = None
-    """What it has saved last,"""
-    state_told: bool = True
-    """...and whether the coordinator has been told on this link."""
+class Watch:
+    """What few attempts need: those with limits, or with a state, or that are to end before they do by themselves."""
+
     stop: Stop | None = None
     """Why it shall end,"""
     grace_s: float = 0.0
@@ -96,7 +76,47 @@ class Attempt:
     """When its processes were looked at last,"""
     seen_bytes: int = 0
     """...and the most memory that was seen then."""
+    state: bytes | None = None
+    """What it has saved last,"""
+    state_told: bool = True
+    """...and whether the coordinator has been told on this link."""
+
+
+UNWATCHED = Watch()
+"""Of all that have none of their own; only read."""
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    run: Run
+    expected_s: float
+    """Observed run time of the function; 0 where unknown."""
+    arrived: float = 0.0
+    link: int = 0
+    """On which it was assigned."""
+    phase: Phase = Phase.QUEUED
+    missing: int = 0
+    """Blobs still to come."""
+    slot: int = -1
+    told_started: bool = False
+    discarded: bool = False
+    """The coordinator does not want it any more; what its worker says is dropped."""
+    retract_asked: bool = False
+    done: Done | None = None
+    pid: int = 0
+    waited_us: int = 0
+    """At this node before it ran, if that is worth a record."""
+    init_us: int = 0
+    """What its worker took to start, if it was the first there."""
+    watch: Watch = UNWATCHED
     last: Step | None = None
+
+    @property
+    def own_watch(self) -> Watch:
+        """To be written to."""
+        if self.watch is UNWATCHED:
+            self.watch = Watch()
+        return self.watch
 
     def needs(self, sha: bytes) -> bool:
         """Whether its result is this blob, and still wanted."""

@@ -206,9 +206,10 @@ class _Zygote:
         """By process number."""
 
     def ask(self, worker: _Process) -> None:
-        """Have it forked. Raises ``OSError``."""
+        """Have it forked. Raises ``OSError``, but not if the zygote is dead: of that its death has more to say."""
         self.requests += 1
-        socket.send_fds(self.control, [_PACK(self.requests)], worker.fds)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            socket.send_fds(self.control, [_PACK(self.requests)], worker.fds)
         self.unborn[self.requests] = worker
 
     def close(self) -> None:
@@ -424,12 +425,13 @@ class WorkerPool:
         self._hear(parent, events, dead)
         self._epoll.unregister(parent.control.fileno())
         self._epoll.unregister(parent.pidfd)
-        how = f"its zygote has died: {_words(parent.popen.poll())}"
+        how = _words(parent.popen.poll())
         said = _last_words(parent.complaints)
-        for worker in parent.unborn.values():
-            self._stillborn(worker, f"{_words(parent.popen.poll())}; {said}".rstrip("; "), events)
+        for worker in parent.unborn.values():  # it may have been born, and have begun, before that was told
+            worker.parent_died = f"{how}; {said}".rstrip("; ")
+            dead.append((worker, _Death(None, 0, 0)))
         for worker in parent.workers.values():
-            worker.parent_died = how
+            worker.parent_died = f"its zygote has died: {how}"
             worker.signal(signal.SIGKILL)
             self._pidfds[worker.pidfd] = worker
             self._epoll.register(worker.pidfd, select.EPOLLIN)
@@ -450,7 +452,7 @@ class WorkerPool:
             elif self._memory_ran_out():
                 out_of_memory = True
                 cause += ": the machine, or the control group of the node, was out of memory"
-        token, phase, _ = program.PAGE.unpack_from(worker.page)
+        token, phase = program.PAGE.unpack_from(worker.page)
         left = list(worker.given)
         suspect = token if token in left else left[0] if left else None
         # more than one is left only where user code read from the pipe itself: those were never begun
@@ -502,7 +504,7 @@ class WorkerPool:
             return
         why = program.TIMEOUT if wish.timeout_s else program.CANCEL
         program.WISH.pack_into(worker.page, program.WISH_AT, wish.token, why, wish.timeout_s)
-        token, phase, _ = program.PAGE.unpack_from(worker.page)
+        token, phase = program.PAGE.unpack_from(worker.page)
         if token != wish.token:
             return
         if wish.dump:
@@ -526,13 +528,15 @@ class WorkerPool:
             return
         pack, given, backlog, send = _PACK, worker.given, worker.backlog, worker.ours.send
         for token, job, attempt, spec, payload, large, start_by, about in runs:
-            sha = large[0] if large else b""
-            files = spec.rules.open_files
-            if spec.rules is not AS_USUAL and spec.rules.limited:
-                self._limit(worker, spec.rules)
-            packet = pack(
-                (token, job, attempt, spec.by_value, spec.code, spec.name, payload, sha, start_by, about, files)
-            )
+            rules = spec.rules
+            if rules is AS_USUAL and large is None and not about and not start_by:
+                packet = pack((token, job, attempt, spec.by_value, spec.code, payload))
+            else:
+                if rules.limited:
+                    self._limit(worker, rules)
+                sha = large[0] if large else b""
+                more = sha, start_by, about, rules.open_files
+                packet = pack((token, job, attempt, spec.by_value, spec.code, payload, *more))
             if len(packet) > worker.packet_max:
                 self._tell(WorkerDone(slot, worker.pid, [_too_large(token, len(packet), worker.packet_max)]))
                 continue
@@ -637,11 +641,20 @@ class WorkerPool:
             except BlockingIOError:
                 emptied = True
                 break
+            leaving = fault = ""
             try:
-                token, end, payload, large, run_us, cpu_us, peak_kib, leaving = fields = unpackb(
-                    view[:size], use_list=False
-                )
-                fault = "" if _sound(fields) else f"a packet of {size} bytes that is no result"
+                fields = unpackb(view[:size], use_list=False)
+                if len(fields) == 4:
+                    token, end, payload, run_us = fields
+                    large = None
+                    done = Done(token, end, payload, None, run_us)
+                    sound = _sound(done)
+                else:
+                    token, end, payload, run_us, large, cpu_us, peak_kib, leaving = fields
+                    done = Done(token, end, payload, large, run_us, cpu_us, peak_kib)
+                    sound = _sound(done) and _sound_extras(large, cpu_us, peak_kib, leaving)
+                if not sound:
+                    fault = f"a packet of {size} bytes that is no result"
             except Exception:  # whatever msgpack makes of a stranger's bytes
                 fault = f"a packet of {size} bytes that is no result"
             if not fault:
@@ -650,7 +663,6 @@ class WorkerPool:
                         events.append(StateSaved(worker.slot, token, payload))
                         continue
                     del given[token]
-                    done = Done(token, end, payload, large, run_us, cpu_us, peak_kib)
                     if worker.rules is not None:
                         done = self._unlimited(worker, done)
                     rows.append(done if large is None else self._named(worker, done, large[0]))
@@ -704,18 +716,24 @@ def _kernel_kills() -> int:
         return 0
 
 
-def _sound(fields: tuple[Any, ...]) -> bool:
-    token, end, payload, large, run_us, cpu_us, peak_kib, leaving = fields
+def _sound(done: Done) -> bool:
+    token, end, payload, _, run_us, _, _ = done
     return (
-        type(token) is type(end) is type(run_us) is type(cpu_us) is type(peak_kib) is int
+        type(token) is type(end) is type(run_us) is int
         and end in _WORKERS_ENDS
         and run_us >= 0
+        and type(payload) is bytes
+        and len(payload) <= 2 * INLINE_BYTES
+    )
+
+
+def _sound_extras(large: Any, cpu_us: Any, peak_kib: Any, leaving: Any) -> bool:
+    return (
+        type(cpu_us) is type(peak_kib) is int
         and cpu_us >= 0
         and peak_kib >= 0
         and type(leaving) is str
         and len(leaving) <= 200
-        and type(payload) is bytes
-        and len(payload) <= 2 * INLINE_BYTES
         and (
             large is None
             or (

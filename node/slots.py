@@ -51,7 +51,7 @@ class Slot:
 
     def room(self, expected_s: float, limits: AgentLimits) -> bool:
         """Whether one more attempt of that expected time (0: unknown) should be given."""
-        if not self.ready or self.recalling or self.leaving or self.killing:
+        if not self.pid or self.recalling or self.leaving or self.killing:
             return False
         if not self.given:
             return True

@@ -8,10 +8,11 @@ interrupted.
 In here ``__main__`` is an empty module for the user, and our ``node`` and ``scheduler`` cannot be found: a
 user's own ``node.py`` is theirs. So nothing is imported but the standard library, msgpack and ``cluster``.
 
-In comes (token, job, attempt, by value, code, name, payload, SHA-256 of the payload's blob or empty, monotonic moment
-after which it must not start or 0, opaque bytes about the job, how many files it may open or 0); out goes (token, end,
-payload, (SHA-256, size) of the result's blob or None, run_us, cpu_us, peak_kib, why it leaves). Token 0 says "ready",
-with the time that took for ``run_us``; the end ``SAVED`` is none: the payload is a state that the job saves.
+In comes (token, job, attempt, by value, code, payload), for some with four more: SHA-256 of the payload's blob or
+empty, monotonic moment after which it must not start or 0, opaque bytes about the job, how many files it may open or 0.
+Out goes (token, end, payload, run_us), for some with four more: (SHA-256, size) of the result's blob or None, cpu_us,
+peak_kib, why it leaves. Token 0 says "ready", with the time that took for ``run_us``; the end ``SAVED`` is none: the
+payload is a state that the job saves.
 
 What an attempt leaves behind does not reach the next one: its processes are killed, its temporary files removed, the
 working directory and the signal mask put back. A worker in which more may be left, since a job was interrupted or left
@@ -23,6 +24,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import faulthandler
+import functools
 import importlib
 import importlib.machinery
 import importlib.util
@@ -61,9 +63,9 @@ if __name__ == "__main__":
 MAX_PACKET = 384 * 1024
 """No packet reaches this: two inline payloads, and names. It passes with the usual limit on socket buffers."""
 
-PAGE = struct.Struct("<QQd")
-"""At the start of the shared page: token, phase, and the monotonic moment (s) at which the phase began."""
-IDLE, LOADING, USER_CODE, ANSWERING = range(4)
+PAGE = struct.Struct("<QQ")
+"""At the start of the shared page: token and phase of what runs, or ran last."""
+LOADING, USER_CODE, ANSWERING = range(1, 4)
 """From ``USER_CODE`` on, the user's function has begun."""
 
 WISH, WISH_AT = struct.Struct("<QQd"), 64
@@ -86,9 +88,15 @@ _LOOP_FILES = re.compile(r"/asyncio/|/selectors\.py$")
 """Code of an event loop, in which nothing must be raised."""
 
 _SHORT_US = 100
-"""In less time no process is forked: what takes no longer is not looked after so closely."""
+"""In less time no process is forked: what takes no longer is not looked after so closely,"""
+_UNSEEN_US = 10_000
+"""...until so much of it has come together,"""
+_EACH_US = 40
+"""...for which one counts so much more than it took."""
 
 _CACHED_FUNCTIONS = 256
+
+_NO_EXTRAS = (b"", 0.0, b"", 0)
 
 Answer = tuple[int, bytes, tuple[bytes, int] | None]
 _WISHES = ((errors.Retry, End.RETRY), (errors.Snooze, End.SNOOZE), (errors.GiveUp, End.GIVE_UP))
@@ -160,6 +168,9 @@ class Worker:
         self._pid = os.getpid()
         self._token = 0
         self._functions: OrderedDict[tuple[bool, bytes], _Loaded] = OrderedDict()
+        self._last: tuple[bool, bytes, Callable[..., Any]] = False, b"", call
+        """The function that was called last, if nothing can have changed it."""
+        self._saver = self._save
         self._in_user_code = False
         self._interruptions = 0
         """How often the running attempt was interrupted,"""
@@ -171,30 +182,46 @@ class Worker:
         self._hidden = {Worker._run.__code__.co_filename, payload.__file__}
         """Files whose frames the user need not see at the top of a traceback."""
         self._traces = Traces(start)
+        self._stdout = sys.stdout
+        self._forked = False
+        """Whether this is a child that user code has forked, and that came back."""
+
+    def _is_forked(self) -> None:
+        self._forked = True
 
     def serve(self, began_at: float) -> None:
         """Until the agent is gone, or the worker is to be replaced."""
         pipe, pack, unpackb, clock = self._pipe, msgpack.Packer().pack, msgpack.unpackb, time.perf_counter_ns
+        getpid = os.getpid
+        os.register_at_fork(after_in_child=self._is_forked)
         traces = self._traces
+        cleared = traces.cleared
         buffer = bytearray(MAX_PACKET)  # receiving into new bytes would cost five times the rest
         view = memoryview(buffer)
         traces.begin()
-        pipe.send(pack((0, 0, b"", None, int((time.monotonic() - began_at) * 1e6), 0, 0, "")))
+        pipe.send(pack((0, 0, b"", int((time.monotonic() - began_at) * 1e6))))
         while size := pipe.recv_into(buffer):
             began = clock()
-            token, job, attempt, by_value, code, _name, arguments, sha, start_by, about, files = unpackb(view[:size])
+            token, job, attempt, by_value, code, arguments, *extras = unpackb(view[:size])
             self._token = token
+            sha, start_by, about, files = extras or _NO_EXTRAS
             if files:
                 traces.limit_files(files)
             end, result, large = self._run(token, job, attempt, by_value, code, arguments, sha, start_by, about)
+            if getpid() != self._pid:  # forked by C code
+                _leave(None)
+            self._flush()
             run_us = (clock() - began) // 1000
-            cpu_us, peak_kib, leaving = traces.cleared(run_us)
+            left = cleared(run_us)
+            if left is None and large is None and not self._interruptions:
+                pipe.send(pack((token, end, result, run_us)))
+                continue
+            cpu_us, peak_kib, leaving = left or (0, 0, "")
             if self._interruptions:
                 leaving = "its job was interrupted"
-            pipe.send(pack((token, end, result, large, run_us, cpu_us, peak_kib, leaving)))
+            pipe.send(pack((token, end, result, run_us, large, cpu_us, peak_kib, leaving)))
             if leaving:
                 return
-            self._note(token, IDLE)
 
     def ctrl_c(self, signum: int, frame: types.FrameType | None) -> None:
         """SIGINT is for user code alone; it must not end the loop."""
@@ -240,12 +267,9 @@ class Worker:
     def _save(self, token: int, state: bytes) -> None:
         if token != self._token or not self._in_user_code:
             raise RuntimeError("the job is over: it cannot save any more")
-        self._pipe.send(msgpack.packb((token, SAVED, state, None, 0, 0, 0, "")))
+        self._pipe.send(msgpack.packb((token, SAVED, state, 0)))
 
     # -- one attempt --------------------------------------------------------------------------------
-
-    def _note(self, token: int, phase: int) -> None:
-        PAGE.pack_into(self._page, 0, token, phase, time.monotonic())
 
     def _run(
         self,
@@ -259,17 +283,21 @@ class Worker:
         start_by: float,
         about: bytes,
     ) -> Answer:
-        self._note(token, LOADING)
+        page, stage = self._page, STAGE
+        _note(page, 0, token, LOADING)
         try:
-            fn = self._function(by_value, code)
+            last = self._last
+            fn = last[2] if code == last[1] and by_value == last[0] else self._function(by_value, code)
             args, kwargs = payload.unpack_call(self._mapped(sha) if sha else arguments, self._node)
         except BaseException as e:  # what is being loaded is user code too
             return self._failed(e, ours=True)
+        if self._forked:
+            _leave(None)
         try:
-            self._note(token, USER_CODE)
+            _note(page, 0, token, USER_CODE)
             if start_by and time.monotonic() > start_by:
                 return _UNSTARTED
-            STAGE.job = job, attempt, about, lambda state: self._save(token, state)
+            stage.job = job, attempt, about, token, self._saver
             self._in_user_code = True
             value = call(fn, args, kwargs)
             if type(value) is types.CoroutineType:
@@ -278,22 +306,35 @@ class Worker:
         except BaseException as e:
             self._in_user_code = False
             self._off_stage()
-            self._note(token, ANSWERING)
+            _note(page, 0, token, ANSWERING)
             if isinstance(e, ModuleNotFoundError) and e.name:
                 e.add_note(payload.missing_module(e, self._node, in_job=True))
             return self._failed(e, ours=False)
         self._off_stage()
-        self._note(token, ANSWERING)
-        if os.getpid() != self._pid:
+        _note(page, 0, token, ANSWERING)
+        if self._forked:
             _leave(None)
-        _flush()
         try:
             packed = payload.pack_result(value, max_bytes=self._max_blob_bytes)
             if isinstance(packed, bytes):
                 return End.SUCCEEDED, packed, None
+            if self._forked:
+                _leave(None)
             return End.SUCCEEDED, b"", self._written(token, packed)
         except BaseException as e:
             return self._failed(e, ours=True)
+
+    def _flush(self) -> None:
+        """User code may have closed standard output, or put anything in its place."""
+        try:
+            sys.stdout.flush()
+            if sys.stdout is self._stdout:
+                return
+        except Exception:
+            pass
+        sys.stdout = self._stdout
+        if self._stdout is not None and self._stdout.closed:
+            self._traces.spoilt = "its job closed standard output"
 
     def _off_stage(self) -> None:
         STAGE.job = None
@@ -303,7 +344,6 @@ class Worker:
         """``ours``: raised around the user's function, not by it."""
         if os.getpid() != self._pid:
             _leave(exc)
-        _flush()
         if ours and isinstance(exc, errors.JobError):
             return End.RAISED, payload.pack_error(exc).encode(), None
         if ours and isinstance(exc, OSError):  # a blob's file; not to be taken for an error of the job
@@ -327,8 +367,10 @@ class Worker:
     def _function(self, by_value: bool, code: bytes) -> Callable[..., Any]:
         key = by_value, code
         kept = self._functions.get(key)
-        if kept is not None and kept.states_set in (None, payload.class_states_set()):
+        if kept is not None and (kept.states_set is None or kept.states_set == payload.class_states_set()):
             self._functions.move_to_end(key)
+            if kept.states_set is None:
+                self._last = by_value, code, kept.function
             return kept.function
         pickled = code
         if by_value:
@@ -381,14 +423,17 @@ class Worker:
 
 
 class Traces:
-    """What an attempt uses and leaves behind, at the price of two cheap calls where it was short."""
+    """What an attempt uses and leaves behind, at the price of some additions where it was short."""
 
     def __init__(self, start: Start) -> None:
         self._max_jobs = start.max_jobs
         self._max_age_s = start.max_age_s
         self._max_left = start.max_left_bytes
         self._born = time.monotonic()
-        self._jobs = 0
+        self._jobs_left = start.max_jobs
+        """Below 0 where it does not count."""
+        self._unseen_us = 0
+        """What short attempts have taken since traces were looked for."""
         self._temp_dir = os.path.join(start.temp_dir, str(os.getpid())) if start.temp_dir else ""
         self._temp_fd = -1
         self._temp_stamp = 0
@@ -400,10 +445,14 @@ class Traces:
         self._first_kib = 0
         """Memory at the start."""
         self._files: tuple[int, int] | None = None
+        self.spoilt = ""
+        """Why the worker is of no use to another job."""
+        self._standard_files: list[tuple[int, int]] = []
         self._clear_refs = self._statm = -1
 
     def begin(self) -> None:
         self._home = os.getcwd()
+        self._standard_files = _standard_files()
         if self._temp_dir:
             os.makedirs(self._temp_dir, 0o700, exist_ok=True)
             os.environ["TMPDIR"] = self._temp_dir
@@ -423,22 +472,32 @@ class Traces:
         """For the next attempt; raised again after it."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._files = soft, hard
+        self._unseen_us = _UNSEEN_US
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, hard), hard))
 
-    def cleared(self, run_us: int) -> tuple[int, int, str]:
-        """After an attempt: cpu time (us) and peak memory (KiB) of it, and why the worker is to be replaced."""
-        if _current_mask(0, ()):
+    def cleared(self, run_us: int) -> tuple[int, int, str] | None:
+        """After an attempt: cpu time (us) and peak memory (KiB) of it, and why the worker is to be replaced; ``None``
+        if it was too short to be measured and nothing is to be said."""
+        self._jobs_left -= 1
+        short = run_us < _SHORT_US and self._unseen_us < _UNSEEN_US
+        if short and self._jobs_left and not _touched and not self.spoilt:
+            self._unseen_us += run_us + _EACH_US
+            return None
+        return self._looked(run_us)
+
+    def _looked(self, run_us: int) -> tuple[int, int, str]:
+        global _touched
+        _touched = False
+        if _sigmask(0, ()):
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
         try:
             if os.getcwd() != self._home:
                 os.chdir(self._home)
         except OSError:
             os.chdir(self._home)
-        self._jobs += 1
-        if run_us < _SHORT_US and self._files is None:
-            self._cpu_s += run_us * 1e-6
-            return 0, 0, self._worn()
-        leaving = ""
+        leaving = self.spoilt
+        if not leaving and _standard_files() != self._standard_files:
+            leaving = "its job closed or replaced a standard file"
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -454,7 +513,8 @@ class Traces:
             self._files = None
         used = resource.getrusage(resource.RUSAGE_SELF)
         spent = used.ru_utime + used.ru_stime
-        cpu_s, self._cpu_s = max(0.0, spent - self._cpu_s), spent
+        cpu_s, self._cpu_s = max(0.0, spent - self._cpu_s - self._unseen_us * 1e-6), spent
+        self._unseen_us = 0
         peak_kib = used.ru_maxrss
         of_children = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = of_children.ru_utime + of_children.ru_stime
@@ -468,8 +528,8 @@ class Traces:
         return int(cpu_s * 1e6), peak_kib, leaving or self._worn()
 
     def _worn(self) -> str:
-        if self._max_jobs and self._jobs >= self._max_jobs:
-            return f"it has run {self._jobs} jobs"
+        if not self._jobs_left:
+            return f"it has run {self._max_jobs} jobs"
         if self._max_age_s and time.monotonic() - self._born > self._max_age_s:
             return f"it is older than {self._max_age_s:g} s"
         return ""
@@ -498,8 +558,43 @@ class Traces:
         self._temp_stamp = os.fstat(self._temp_fd).st_mtime_ns
 
 
-_current_mask = getattr(signal, "_signal", signal).pthread_sigmask
-"""Without the names that ``signal`` gives to the numbers, which take longer than the call."""
+_note = PAGE.pack_into
+
+
+def _standard_files() -> list[tuple[int, int]]:
+    """What is behind the descriptors 1 and 2."""
+    found = []
+    for fd in (1, 2):
+        try:
+            seen = os.fstat(fd)
+            found.append((seen.st_dev, seen.st_ino))
+        except OSError:
+            found.append((0, 0))
+    return found
+
+
+_sigmask: Callable[..., Any] = getattr(signal, "_signal", signal).pthread_sigmask
+"""Without the names that ``signal`` gives to the numbers."""
+
+_touched = False
+"""Whether a job has called what changes the whole process: then it is put back, however short the job was."""
+
+
+def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def tells(*args: Any, **kwargs: Any) -> Any:
+        global _touched
+        _touched = True
+        return function(*args, **kwargs)
+
+    return tells
+
+
+def _have_changes_told() -> None:
+    """To ask the kernel after each job whether it is where it was would cost a tenth of a short job."""
+    for name in ("chdir", "fchdir"):
+        os.__dict__[name] = sys.modules["posix"].__dict__[name] = _telling(getattr(os, name))
+    sys.modules["_signal"].__dict__["pthread_sigmask"] = _telling(_sigmask)
 
 
 def _let_trackers_go() -> None:
@@ -518,13 +613,6 @@ def _is_interruption(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return any(_is_interruption(inner) for inner in exc.exceptions)
     return isinstance(exc, errors.Interrupted) or type(exc).__name__ == "CancelledError"
-
-
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except Exception:  # user code may have closed it, or put anything in its place
-        pass
 
 
 def _leave(exc: BaseException | None) -> NoReturn:
@@ -582,6 +670,7 @@ def clear_the_stage(name: str) -> None:
     sys.argv = [""]
     sys.path_hooks.insert(-1, _NotOurs.path_hook(*_LOADERS))  # before Python's own for directories
     sys.path_importer_cache.clear()
+    _have_changes_told()
 
 
 class CannotStart(Exception):
@@ -653,8 +742,7 @@ def begin(start: Start, began_at: float) -> None:
     os.close(start.stderr_fd)
     faulthandler.enable()
     worker.serve(began_at)
-    _flush()
-    os._exit(0)
+    os._exit(0)  # what the last job printed has been flushed
 
 
 def main(argv: Sequence[str]) -> None:

@@ -23,19 +23,29 @@ class Admission:
         self.bytes = 0
         """Of their payloads, wherever these are."""
         self.volatile_bytes = 0
-        """Of those that are in memory alone."""
+        """Of those that are in memory alone, and of what running jobs have saved, which is there too."""
         self.disk_full = ""
         """Why nothing can be kept for now."""
         self.held: dict[Client, None] = {}
         """Who was told to wait."""
 
-    def taken(self, job: Job) -> None:
-        self.jobs += 1
-        self.bytes += job.size
-        if not job.record.spec.durable:
-            self.volatile_bytes += job.size
+    def taken(self, *jobs: Job) -> None:
+        self.jobs += len(jobs)
+        for job in jobs:
+            self.bytes += job.size
+            if not job.record.spec.durable:
+                self.volatile_bytes += job.size
+
+    def saved(self, job: Job, state: bytes) -> None:
+        """It keeps this for its next attempt. That takes room as arguments do."""
+        more = len(state) - len(job.saved)
+        job.saved = state
+        self.bytes += more
+        self.volatile_bytes += more
 
     def ended(self, job: Job) -> None:
+        if job.saved:
+            self.saved(job, b"")
         self.jobs -= 1
         self.bytes -= job.size
         if not job.record.spec.durable:
@@ -52,7 +62,7 @@ class Admission:
             return f"the queue is full: {self.bytes} bytes of arguments (max_job_bytes {limits.max_job_bytes})"
         if self.volatile_bytes > limits.payload_memory_bytes * share:
             return (
-                f"memory is full: {self.volatile_bytes} bytes of arguments that are not durable"
+                f"memory is full: {self.volatile_bytes} bytes of arguments that are not durable and of saved states"
                 f" (payload_memory_bytes {limits.payload_memory_bytes})"
             )
         return ""

@@ -49,7 +49,7 @@ def nodes(roster: Iterable[Node], now: float, about: dict[str, Any]) -> dict[str
     for node in sorted(roster, key=lambda n: n.name):
         if type(after) is str and node.name <= after:
             continue
-        row = _node(node, now)
+        row = of_node(node, now)
         size += len(msgpack.packb(row))
         if rows and size > BATCH_BYTES:
             return {"nodes": rows, "more": True}
@@ -57,7 +57,7 @@ def nodes(roster: Iterable[Node], now: float, about: dict[str, Any]) -> dict[str
     return {"nodes": rows, "more": False}
 
 
-def _node(node: Node, now: float) -> dict[str, Any]:
+def of_node(node: Node, now: float) -> dict[str, Any]:
     return {
         "name": node.name,
         "host": node.host,
@@ -65,7 +65,7 @@ def _node(node: Node, now: float) -> dict[str, Any]:
         "python": node.python,
         "labels": node.labels,
         "queues": list(node.queues),
-        "state": "draining" if node.draining else "up" if node.placeable else "suspect",
+        "state": node.state,
         "slots": node.slots,
         "busy": min(node.outstanding, node.slots),
         "queued": max(0, node.outstanding - node.slots),

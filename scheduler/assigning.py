@@ -33,7 +33,7 @@ class Batch:
             self.size += len(record.raw) + len(record.code)
         self.spec_of.append(index)
         self.jobs.append(job)
-        self.size += len(job.payload)
+        self.size += len(job.payload) + len(job.saved)
 
     @property
     def full(self) -> bool:
@@ -57,13 +57,17 @@ class Batch:
             [j.payload for j in jobs],
             [[i, *j.large] for i, j in enumerate(jobs) if j.large is not None],
             code,
-            [[i, _told(j)] for i, j in enumerate(jobs) if j.about.schedule],
+            [[i, _told(j)] for i, j in enumerate(jobs) if j.saved or j.about.key or j.about.schedule or j.record.told],
         )
 
 
 def _told(job: Job) -> bytes:
     """What it may know of itself (``cluster.current_job``)."""
-    said: dict[str, Any] = {}
+    said: dict[str, Any] = {**job.record.told}
+    if job.about.key:
+        said["key"] = job.about.key
     if job.about.schedule:
         said["schedule"], said["nominal_us"] = job.about.schedule, job.about.nominal_us
+    if job.saved:
+        said["saved"] = job.saved
     return bytes(msgpack.packb(said))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cluster.config import BATCH_BYTES, MAX_BATCH
+from cluster.ids import counter_of, session_of
 from cluster.messages import Results
 from scheduler.lifecycle import Job
 from scheduler.peers import Peer
@@ -53,6 +54,15 @@ class Client(Peer):
     def holds(self) -> bool:
         """Whether what it hands in now does not count."""
         return self.held or self.link.acked < self.resumed_at
+
+    @property
+    def only(self) -> str | None:
+        """The namespace whose jobs are its business; None: all."""
+        return None if self.identity.role == "owner" else self.namespace
+
+    def may_see(self, namespace: str) -> bool:
+        """Whether jobs there are any of its business."""
+        return self.only in (None, namespace)
 
     def owe(self, row: Owed) -> None:
         self.waiting.append(row)
@@ -127,3 +137,8 @@ class Clients:
 
     def remove(self, client: Client) -> None:
         self._by_session.pop(client.session, None)
+
+    def unfinished(self, job: bytes) -> Job | None:
+        """The job of this id, if it has not ended."""
+        owner = self._by_session.get(session_of(job))
+        return None if owner is None else owner.jobs.get(counter_of(job))

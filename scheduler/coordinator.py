@@ -7,6 +7,7 @@ showed himself. What silence decides is judged only when the host found every so
 from __future__ import annotations
 
 import math
+import struct
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ from cluster.actor import (
 from cluster.config import ACCEPT_DELAY_S, MAX_HELD, PROTOCOL, CoordinatorLimits, Times
 from cluster.facts import fact
 from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
-from cluster.jobs import NOTHING_SPECIAL, WORD_CHARS, About, BadSpec, End, Failure, Hook, Outcome, plain_call
+from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, End, Failure, Hook, Outcome, plain_call
 from cluster.messages import (
     Accepted,
     Answer,
@@ -57,6 +58,7 @@ from cluster.messages import (
     Resync,
     Retract,
     Returned,
+    Saved,
     Started,
     Submit,
     Taken,
@@ -64,42 +66,40 @@ from cluster.messages import (
     Welcome,
 )
 from cluster.session import Link, Verdict
-from scheduler import answers, events, explain, inquiries, keys, names, retries
+from scheduler import answers, events, inquiries, keys, names, retries
 from scheduler.admission import Admission
 from scheduler.adrift import Adrift
 from scheduler.assigning import Batch
 from scheduler.clients import Client, Clients, Owed
 from scheduler.dependencies import Dependencies
+from scheduler.desk import Books, Desk, Verbs
 from scheduler.exchange import Exchange
 from scheduler.functions import Demand, Functions, Line, Record, RunTime
 from scheduler.journal import (
     ArgumentsDropped,
     ArgumentsRead,
-    DropArguments,
     HistoryRead,
     Journal,
     OutcomesPruned,
     OutcomesRead,
     PayloadsRead,
     PruneOutcomes,
-    ReadArguments,
-    ReadHistory,
     ReadOutcomes,
     ReadPayloads,
     SpaceMeasured,
     Wanted,
     node_about,
 )
-from scheduler.lifecycle import Cause, Job, State, move
+from scheduler.lifecycle import Cause, Job, State, Wish, move
 from scheduler.payloads import AHEAD, Payloads
 from scheduler.peers import Peer
 from scheduler.placement import Chance, prefill
-from scheduler.queues import Queue, Queues, Settings
+from scheduler.queues import SETTING, Queue, Queues
 from scheduler.ready_queue import ReadyQueue, Waiters
 from scheduler.rooms import Rooms
-from scheduler.roster import Node, Roster
+from scheduler.roster import BARRED, Node, Roster
 from scheduler.standing_orders import House, StandingOrders
-from scheduler.store import Arguments, KeyRow, OutcomeRow, Recovered, UnfinishedRow
+from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
 from scheduler.timers import Kind, Timers
 from scheduler.waiting import WaitingJobs
 
@@ -187,21 +187,50 @@ class Coordinator:
         self._prune_at = math.inf
         self._adrift = Adrift()
         self._orders = StandingOrders(
-            House(self._order, self._stop, self._unfinished, self._fact), self._functions, recovered, epoch
+            House(self._order, self._stop, self._clients.unfinished, self._fact), self._functions, recovered, epoch
         )
-        self._inquiries: list[inquiries.Inquiry] = []
         self._keyed: list[tuple[KeyRow, Job]] = []
         """Keys taken by jobs of the submission at hand,"""
         self._aliased: list[tuple[bytes, bytes]] = []
         """...and submissions attached to jobs that were there."""
+        self._desk = self._open_desk()
         if recovered is not None:
             self._recover(recovered, unfinished)
+
+    def _open_desk(self) -> Desk:
+        books = Books(
+            clients=self._clients,
+            roster=self._roster,
+            queues=self._queues,
+            functions=self._functions,
+            ready=self._ready,
+            dependencies=self._dependencies,
+            admission=self._admission,
+            exchange=self._exchange,
+            journal=self._journal,
+            events=self._events,
+        )
+        verbs = Verbs(
+            tell=lambda client, message: self._tell([(client, message)]),
+            do=self._do,
+            fact=self._fact,
+            status=self._status,
+            cancel=self._cancel_jobs,
+            retract=self._retract,
+            bar=self._bar,
+            admit=self._admit,
+            records=self._records,
+            make=self._make,
+            made=self._made,
+        )
+        return Desk(self.epoch, books, verbs)
 
     # ------------------------------------------------------------------------------- the contract
 
     def turn(self, happened: Sequence[Any], now: Now) -> Turn:
         self._turn = Turn()
         self._now, self._wall = now.mono, now.wall
+        self._desk.now = now
         if self._born is None:
             self._be_born()
         drained = False
@@ -219,11 +248,11 @@ class Coordinator:
                 case OutcomesRead():
                     self._outcomes_read(event)
                 case HistoryRead():
-                    self._history_read(event)
+                    self._desk.history_read(event)
                 case ArgumentsRead():
-                    self._arguments_read(event)
+                    self._desk.arguments_read(event)
                 case ArgumentsDropped():
-                    self._arguments_dropped(event)
+                    self._desk.arguments_dropped(event)
                 case PayloadsRead():
                     self._payloads.arrived(event.found)
                 case OutcomesPruned():
@@ -252,8 +281,9 @@ class Coordinator:
             self._judge()
         self._follow()
         self._fire_hooks()
-        self._inquire()
-        self._tell_events()
+        self._desk.inquire()
+        self._desk.tell_events()
+        self._desk.tell_drained()
         self._settle()
         self._tell_finished()
         self._journal.orders(self._orders.rows())
@@ -261,7 +291,7 @@ class Coordinator:
         return self._turn
 
     def deadline(self) -> float | None:
-        if any(not inquiry.reading for inquiry in self._inquiries):
+        if self._desk.busy:
             return self._now
         times = [self._judge_at, self._now + min(self._timers.next, self._orders.next) - self._wall]
         for peer in self._active.values():
@@ -273,6 +303,9 @@ class Coordinator:
         return min(times)
 
     # ------------------------------------------------------------------------------- small tools
+
+    def _do(self, effect: Any) -> None:
+        self._turn.after_commit.append(effect)
 
     def _fact(self, kind: str, n: int = 1, **about: Any) -> None:
         self._turn.facts.append(fact(kind, n, **about))
@@ -353,8 +386,10 @@ class Coordinator:
                 client.pulse_owed = True
             case Cancel():
                 self._cancel(client, message.jobs)
+            case Ask(topic="schedules"):
+                self._about_orders(client, message)
             case Ask():
-                self._ask(client, message)
+                self._desk.ask(client, message)
             case Bye():
                 self._client_left(client, "it left")
             case Awaiting():
@@ -383,6 +418,8 @@ class Coordinator:
                 self._fact("node_drains", node=node.name, reason=message.reason)
             case Started():
                 self._started(node, message.tokens)
+            case Saved():
+                self._saved(node, message)
             case Returned():
                 self._returned(node, message)
             case Bye():
@@ -595,8 +632,9 @@ class Coordinator:
         strange = [t for t in tokens if t not in node.leases]
         if strange:
             self._send(node, Discard(strange))
-        back = [j for j in node.leases if j.cancel_wished or (j.state is State.LEASED and self._late(j))]
-        self._retract(node, back)
+        late = [j for j in node.leases if j.state is State.LEASED and (node.barred or self._late(j))]
+        self._retract(node, [*(j for j in node.leases if j.cancel_wished is Wish.UNSTARTED), *late])
+        self._interrupt([j for j in node.leases if j.cancel_wished is Wish.ENDED])
 
     # ------------------------------------------------------------------------------- after a restart
 
@@ -608,8 +646,10 @@ class Coordinator:
             self._exchange.restore(sha, size, holds)
         records: dict[int, Record] = {}
         for name, value in recovered.settings.items():
-            if name.startswith(QUEUE_SETTING):
-                self._queues.restore(name.removeprefix(QUEUE_SETTING), value)
+            if name.startswith(SETTING):
+                self._queues.restore(name.removeprefix(SETTING), value)
+            elif name.startswith(BARRED):
+                self._roster.bar(name.removeprefix(BARRED), *_MOMENT.unpack(value))
         for key in recovered.keys:
             self._keys.restore(key)
             if key.until:
@@ -634,7 +674,7 @@ class Coordinator:
             payload = row.payload or b""
             job = Job(row.id, counter_of(row.id), client, record, payload, large, row.rank, State.ADRIFT)
             job.size, job.absent = row.payload_bytes, len(payload) < row.payload_bytes
-            job.attempt, job.at, job.since, job.saved = row.attempt, row.at, row.at, row.saved
+            job.attempt, job.at, job.since = row.attempt, row.at, row.at
             job.summary, job.about = row.summary, About.decode(row.about)
             job.due = row.due or job.first_due  # nothing has happened to it, so no row says when it may run
             retries.restore(job, row.tries)
@@ -645,7 +685,8 @@ class Coordinator:
             self._set_timers(job)
             record.live += 1
             self._admission.taken(job)
-            self._payloads.taken(job)
+            self._admission.saved(job, row.saved)
+            self._payloads.taken([job])
 
     def _absent(self, session: bytes) -> Client:
         """A session of an earlier life, which may come back."""
@@ -689,6 +730,8 @@ class Coordinator:
             job = None if client is None else client.jobs.get(counter_of(jid))
             if job is None or token >= ours or not job.token < token:
                 continue
+            if retries.is_over(job, attempt):
+                continue  # an earlier life has heard so: another node may have the next attempt
             if job.state is State.ADRIFT:
                 self._adrift.found(job)
                 self._ashore(job)
@@ -754,14 +797,10 @@ class Coordinator:
         self._active[id(client)] = client
         self._look_up(wanted)
 
-    def _unfinished(self, jid: bytes) -> Job | None:
-        owner = self._clients.get(session_of(jid))
-        return None if owner is None else owner.jobs.get(counter_of(jid))
-
     def _attach(self, client: Client, counter: int, jid: bytes) -> bool:
         """Owe the outcome of an unfinished job under this counter too; whether there is such a job."""
-        job = self._unfinished(jid)
-        if job is None or not _may_see(client, job.client.namespace):
+        job = self._clients.unfinished(jid)
+        if job is None or not client.may_see(job.client.namespace):
             return False
         if (client.session, counter) not in (job.watchers or ()):
             job.watchers = [*(job.watchers or ()), (client.session, counter)]
@@ -790,7 +829,7 @@ class Coordinator:
                     self._look_up([wanted._replace(job=alias)])
                 continue
             kept = self._journal.session(session_of(wanted.job))
-            visible = kept is not None and _may_see(client, kept.namespace)
+            visible = kept is not None and client.may_see(kept.namespace)
             if row is None or not visible:
                 expired = visible and kept is not None and counter_of(wanted.job) <= kept.accepted
                 row = _unknown(wanted, expired)
@@ -839,6 +878,7 @@ class Coordinator:
         admission, payloads = self._admission, self._payloads
         ready, jobs, session = self._ready, client.jobs, client.session
         accepted: list[Job] = []
+        begun: list[Job] = []
         refused: list[tuple[bytes, bytes]] = []
         full = ""
         near = admission.near(count, sum(map(len, message.payloads)))
@@ -876,14 +916,19 @@ class Coordinator:
             jobs[counter] = job
             record.live += 1
             record.queue.jobs += 1
-            admission.taken(job)
-            payloads.taken(job)
             accepted.append(job)
+            if near:
+                admission.taken(job)
             if about is NOTHING_SPECIAL and not record.timed:
-                ready.push(job)
+                begun.append(job)
             else:
                 job.about = about
-                self._begin(job)
+                if self._begins(job):
+                    begun.append(job)
+        ready.push(begun)
+        payloads.taken(accepted)
+        if not near:
+            admission.taken(*accepted)
         client.accepted = max(client.accepted, first + count - 1)
         self._unneeded(client, message, count)
         self._journal.refused(client, refused, self._wall)
@@ -901,8 +946,8 @@ class Coordinator:
         if full:
             self._hold(client, full)
 
-    def _begin(self, job: Job) -> None:
-        """A new job of which something special is said: it may have to wait for a moment, or for others."""
+    def _begins(self, job: Job) -> bool:
+        """Of a new job something special is said: whether it need not wait for a moment, or for others."""
         about = job.about
         job.due = job.first_due
         if about.key:
@@ -914,8 +959,8 @@ class Coordinator:
             job.state = State.SCHEDULED
             if about.after:
                 self._wait_for_parents(job)
-        else:
-            self._ready.push(job)
+            return False
+        return True
 
     def _attached(
         self, client: Client, counter: int, record: Record, about: About, refused: list[tuple[bytes, bytes]]
@@ -1105,8 +1150,21 @@ class Coordinator:
             if job is not None and job.state is State.LEASED:
                 move(job, Cause.STARTED)
 
+    def _saved(self, node: Node, message: Saved) -> None:
+        """What attempts keep for the next ones of their jobs. It is told again on each link, as long as they run."""
+        for token, state in zip(message.tokens, message.states, strict=True):
+            job = node.leases.get(token)
+            if job is None:
+                continue  # another attempt has the job
+            if job.state is State.LEASED:
+                move(job, Cause.STARTED)
+            if state != job.saved:
+                self._admission.saved(job, state)
+                self._journal.standing(job)
+
     def _results(self, node: Node, message: Finished) -> None:
         large = {row: (sha, size) for row, sha, size in message.large} if message.large else {}
+        records = {record[0]: record for record in message.records} if message.records else {}
         late: list[int] = []
         spent: dict[int, list[Any]] = {}
         crashed: list[Job] = []
@@ -1118,16 +1176,20 @@ class Coordinator:
             if job is None:
                 late.append(token)
                 continue
-            if end == End.CRASHED or end == End.MEMORY:
-                self._crashed(node, job, end == End.MEMORY, payload, crashed, run_us, worker)
-                continue
             outcome = Outcome.SUCCEEDED
-            ran: tuple[int, int] | None = (run_us, worker)
+            ran: tuple[int, ...] | None = (run_us, worker)
+            if row in records or end != End.SUCCEEDED:
+                ran = retries.used(job, self._wall, run_us, worker, records.get(row, retries.NO_RECORD))
             if end != End.SUCCEEDED:
-                ran = None
-                if ref is None and end in _ERRORS and self._raised(node, job, end, payload, run_us, worker):
+                took, ran = ran or (), None
+                if end == End.CRASHED or end == End.MEMORY:
+                    self._crashed(node, job, end == End.MEMORY, payload, crashed, took)
+                    continue
+                if self._raised(node, job, end, payload, took):
                     continue
                 outcome = _OUTCOME_OF.get(end, Outcome.FAILED)
+                if end == End.TIMED_OUT:
+                    payload = _with_last_words(job, Failure.decode(payload), f"retries {job.record.spec.rules.retries}")
             if ref is not None and ref[0] not in self._exchange:
                 outcome, ref = Outcome.LOST, None
                 payload = Failure("JobLost", "its result did not arrive").encode()
@@ -1142,6 +1204,8 @@ class Coordinator:
                 self._exchange.named(node, ref[0])
             self._end(job, Cause.RESULT, outcome, payload, ref, ran=ran)
         node.finished += len(message.tokens) - len(late)
+        ended = {"ends": message.ends, "run_us": message.run_us, "records": message.records}
+        self._fact("attempts_ended", len(message.tokens), node=node.name, **ended)
         node.surplus_since = self._now if node.outstanding else None
         for record, total, count in spent.values():
             record.time.observe(total, count)
@@ -1153,13 +1217,14 @@ class Coordinator:
             self._fact("results_discarded", len(late), node=node.name)
             self._send(node, Discard(late))
 
-    def _raised(self, node: Node, job: Job, end: int, payload: bytes, run_us: int, worker: int) -> bool:
-        """Its function raised, or wishes a pause: whether it shall run again."""
-        failure = Failure.decode(payload)
-        again = True
+    def _raised(self, node: Node, job: Job, end: int, payload: bytes, took: Sequence[int]) -> bool:
+        """Its function raised, ran out of time or wishes a pause, or it came to another end that is no success: whether
+        it shall run again. What travels as a blob is not opened here."""
+        failure = Failure.decode(payload) if payload else _UNSEEN
+        again = end in _ERRORS and bool(payload)
         if not retries.told(job):
-            retries.remember(job, node.name, f"{failure.kind}: {failure.text}", self._wall, run_us, worker)
-            again = retries.after_error(job, failure, end)
+            retries.remember(job, node.name, f"{failure.kind}: {failure.text}", self._wall, took)
+            again = again and retries.after_error(job, failure, end)
         if not again:
             return False
         move(job, Cause.RETRY)
@@ -1175,12 +1240,12 @@ class Coordinator:
         return True
 
     def _crashed(
-        self, node: Node, job: Job, memory: bool, payload: bytes, back: list[Job], run_us: int, worker: int
+        self, node: Node, job: Job, memory: bool, payload: bytes, back: list[Job], took: Sequence[int]
     ) -> None:
         failure = Failure.decode(payload)  # the agent's own words
         again = True
         if not retries.told(job):
-            retries.remember(job, node.name, failure.text, self._wall, run_us, worker)
+            retries.remember(job, node.name, failure.text, self._wall, took)
             again = retries.after_crash(job, memory)
         if again:
             move(job, Cause.CRASHED)
@@ -1190,8 +1255,7 @@ class Coordinator:
             return
         rules = job.record.spec.rules
         budget = f"memory_retries {rules.memory_retries}" if memory else f"crash_retries {rules.crash_retries}"
-        failure = replace(failure, text=failure.text + retries.last_words(job, budget))
-        self._end(job, Cause.RESULT, Outcome.FAILED, failure.encode(), dead=True)
+        self._end(job, Cause.RESULT, Outcome.FAILED, _with_last_words(job, failure, budget), dead=True)
 
     def _give_up(self, job: Job, why: str) -> None:
         """It must not start twice, and nobody can tell whether it has."""
@@ -1206,10 +1270,10 @@ class Coordinator:
         payload: bytes,
         large: tuple[bytes, int] | None = None,
         dead: bool = False,
-        ran: tuple[int, int] | None = None,
+        ran: tuple[int, ...] | None = None,
     ) -> None:
         """The one place where a job gets its outcome. ``large`` comes with a hold on its blob. ``dead``: it is set
-        aside as a dead letter. ``ran``: microseconds and worker of the attempt that brought it well to its end."""
+        aside as a dead letter. ``ran``: what the attempt took that brought it well to its end (``retries.Used``)."""
         move(job, cause)
         job.outcome = OUTCOMES[outcome]
         node, job.node = job.node, None
@@ -1221,14 +1285,15 @@ class Coordinator:
         self._admission.ended(job)
         self._payloads.ended(job)
         well = job.outcome is Outcome.SUCCEEDED
-        dead = dead or bool(job.outcome is Outcome.FAILED and job.retries and record.spec.rules.retries)
+        if not well and cause is Cause.RESULT and job.outcome in _DEADLY and record.spec.rules.retries:
+            dead = True  # whose retries are spent, or were not to be used for this
         if job.about is not NOTHING_SPECIAL:
             self._over(job)
             if job.about.schedule:
                 self._orders.ended(job, self._wall, ran)
         name = "" if node is None else node.name
         if ran is not None and (job.story or record.hooks):
-            retries.remember(job, name, "", self._wall, *ran)
+            retries.remember(job, name, "", self._wall, ran)
         if record.hooks:
             self._ended_with_hooks.append((job, outcome, payload, dead))
         if len(self._dependencies):
@@ -1280,8 +1345,8 @@ class Coordinator:
             job.retracting = False
             if job.state is State.LEASED:
                 move(job, Cause.STARTED)
-            if job.cancel_wished:
-                job.cancel_wished = False
+            if job.cancel_wished is Wish.UNSTARTED:
+                job.cancel_wished = Wish.NONE
                 self._not_cancelled(job.client, [job.id])
 
     def _requeue(self, node: Node, jobs: list[Job]) -> None:
@@ -1334,6 +1399,7 @@ class Coordinator:
         self._fact("clock_jumped", seconds=seconds)
         self._keys.clock_set(seconds)
         self._orders.clock_jumped(self._wall)
+        self._roster.clock_set(seconds)
         then = self._wall - seconds
         for client in self._clients:
             for job in client.jobs.values():
@@ -1408,13 +1474,13 @@ class Coordinator:
 
     def _may_follow(self, child: Job, parent: bytes) -> bool:
         """Whether that is an unfinished job of the same namespace."""
-        job = self._unfinished(parent)
+        job = self._clients.unfinished(parent)
         same: bool = job is not None and job.record.spec.namespace == child.record.spec.namespace
         return same
 
     def _parent_known(self, wanted: Wanted, row: Owed | None, alias: bytes) -> None:
         """What the store says of a parent, or of which job that is another name."""
-        child = self._unfinished(wanted.child)
+        child = self._clients.unfinished(wanted.child)
         if child is None or wanted.job not in self._dependencies.waits_for(child):
             return
         kept = self._journal.session(session_of(wanted.job))
@@ -1433,7 +1499,6 @@ class Coordinator:
         if not self._ended_with_hooks:
             return
         ended, self._ended_with_hooks = self._ended_with_hooks, []
-        house = self._of_the_house()
         made: list[Job] = []
         for job, outcome, payload, dead in ended:
             rules = job.record.spec.rules
@@ -1451,29 +1516,34 @@ class Coordinator:
                     continue
                 about = inquiries.of_ended(job, OUTCOMES[outcome], b"" if well else payload, dead, self._wall)
                 arguments = Arguments(plain_call([about], hook.kwargs), None, 0)
-                made.append(self._job_of_ours(house, record, arguments, f"of job {about['id']}", NOTHING_SPECIAL))
+                made.append(self._make(record, arguments, f"of job {about['id']}", NOTHING_SPECIAL))
         if made:
-            self._journal.accepted(house, made)
-            self._fact("jobs_accepted", len(made), session=house.session.hex())
+            self._made(made)
 
     def _keep_orders(self) -> None:
         """Make the jobs that schedules say are due, in the very transaction that says so."""
-        for house, made in self._orders.turn(self._wall, self._admission.full()):
-            self._journal.accepted(house, made)
-            self._note("accepted", made)
-            self._relieve_memory(made)
-            self._fact("jobs_accepted", len(made), session=house.session.hex())
+        made = self._orders.turn(self._wall, self._admission.full())
+        if made:
+            self._made(made)
 
     def _order(self, record: Record, payload: bytes, summary: str, about: About) -> Job:
-        house = self._of_the_house(record.spec.namespace)
-        return self._job_of_ours(house, record, Arguments(payload, None, 0), summary, about)
+        return self._make(record, Arguments(payload, None, 0), summary, about)
 
     def _stop(self, job: Job, kill: bool) -> None:
-        if kill and job.state in (State.LEASED, State.RUNNING):
-            job.cancel_wished = True
+        if kill and job.state in (State.LEASED, State.RUNNING) and job.cancel_wished is not Wish.ENDED:
+            job.cancel_wished = Wish.ENDED
+            self._journal.standing(job)
             self._send(job.node, Interrupt([job.token], 0))
         else:
             self._cancel_jobs([job], running=True)
+
+    def _about_orders(self, client: Client, message: Ask) -> None:
+        try:
+            full = self._admission.full()
+            body = self._orders.answer(client.namespace, client.identity.owner, message.about, self._wall, full)
+            self._send(client, Answer(message.ask, "", body))
+        except ValueError as e:
+            self._send(client, Answer(message.ask, str(e), {}))
 
     def _follow(self) -> None:
         """Tell those who waited for jobs that have ended, or that nobody knows; ends may follow from ends."""
@@ -1508,7 +1578,8 @@ class Coordinator:
             elif job is None or job.client is not client:
                 denied.append(jid)
             elif job.state is State.RUNNING:
-                job.cancel_wished = False  # of an earlier copy of this wish: a denial is for good
+                if job.cancel_wished is Wish.UNSTARTED:
+                    job.cancel_wished = Wish.NONE  # of an earlier copy of this wish: a denial is for good
                 denied.append(jid)
             else:
                 wished.append(job)
@@ -1523,21 +1594,37 @@ class Coordinator:
             self._not_cancelled(client, denied)
 
     def _cancel_jobs(self, jobs: Iterable[Job], running: bool = False) -> None:
-        """Cancel what has not started; what a node has is asked back, and with ``running`` ended there."""
+        """Cancel what has not started; what a node has is asked back, and with ``running`` ended there: that holds over
+        links, lost nodes and restarts until the job has its outcome."""
         retract: dict[int, tuple[Node, list[Job]]] = {}
+        end: list[Job] = []
         for job in jobs:
-            if running and job.state in (State.LEASED, State.RUNNING):
-                job.cancel_wished = True  # should its node be lost
-                self._send(job.node, Interrupt([job.token], int(job.record.spec.rules.grace_s * 1000)))
-                continue
             if job.state in (State.READY, State.SCHEDULED):
                 self._cancel_ready(job)
-            elif job.state is not State.RUNNING:
-                job.cancel_wished = True
+            elif running and job.cancel_wished is not Wish.ENDED:
+                job.cancel_wished = Wish.ENDED
+                if job.state is not State.ADRIFT:  # of which the row knows more than we do
+                    self._journal.standing(job)
+                    end.append(job)
+            elif job.state is not State.RUNNING and not job.cancel_wished:
+                job.cancel_wished = Wish.UNSTARTED
                 if job.state is State.LEASED:
                     retract.setdefault(id(job.node), (job.node, []))[1].append(job)
         for node, some in retract.values():
             self._retract(node, some)
+        self._interrupt(end)
+
+    def _interrupt(self, jobs: Iterable[Job]) -> None:
+        """Have their nodes end them."""
+        tokens: dict[tuple[str, int], list[int]] = {}
+        for job in jobs:
+            grace_ms = int(job.record.spec.rules.grace_s * 1000)
+            tokens.setdefault((job.node.name, grace_ms), []).append(job.token)
+        for (name, grace_ms), some in tokens.items():
+            node = self._roster.get(name)
+            assert node is not None
+            self._active[id(node)] = node
+            self._send(node, Interrupt(some, grace_ms))
 
     def _cancel_ready(self, job: Job) -> None:
         if job.state is State.READY:
@@ -1619,17 +1706,21 @@ class Coordinator:
             elif job.once:
                 self._give_up(job, f"node {node.name} {reason}")
             else:
-                if job.state is State.RUNNING:  # it has begun, and people shall see that
-                    retries.remember(job, node.name, f"node {node.name} {reason}", self._wall)
-                    self._journal.standing(job)
-                move(job, Cause.NODE_LOST)
-                job.node, job.token = None, 0
-                back.append(job)
+                self._taken_back(job, back, f"node {node.name} {reason}")
         if jobs or counted:
             self._fact("node_lost", len(jobs), node=node.name, session=node.session.hex(), reason=reason)
         self._push_back(back, f"node {node.name} is gone ({reason})")
         self._journal.node_gone(node)
         self._land()
+
+    def _taken_back(self, job: Job, back: list[Job], why: str) -> None:
+        """Its attempt is over, and counts against no budget."""
+        if job.state is State.RUNNING:  # it has begun, and people shall see that
+            retries.remember(job, job.node.name, why, self._wall)
+            self._journal.standing(job)
+        move(job, Cause.NODE_LOST)
+        job.node, job.token, job.retracting = None, 0, False
+        back.append(job)
 
     def _lost_once(self, job: Job, back: list[Job], why: str) -> None:
         retries.remember(job, job.node.name, why, self._wall)
@@ -1644,6 +1735,38 @@ class Coordinator:
             text = why + retries.last_words(job, f"lost_node_retries {self._limits.lost_node_retries}")
             self._end(job, Cause.GIVEN_UP, Outcome.LOST, Failure("JobLost", text).encode(), dead=True)
 
+    # ------------------------------------------------------------------------------- nodes that are drained
+
+    def _bar(self, name: str, timeout_s: float, owner: str) -> None:
+        """Give the node nothing new: what has not started there goes elsewhere, what runs has so much time."""
+        clear_at = self._wall + timeout_s
+        self._roster.bar(name, clear_at)
+        self._journal.setting(BARRED + name, _MOMENT.pack(clear_at))
+        node = self._roster.get(name)
+        self._fact("node_barred", 0 if node is None else node.outstanding, node=name, owner=owner)
+        if node is not None:
+            self._retract(node, [job for job in node.leases if job.state is State.LEASED])
+
+    def _admit(self, name: str, owner: str) -> None:
+        self._roster.admit(name)
+        self._journal.setting(BARRED + name, None)
+        self._fact("node_admitted", node=name, owner=owner)
+
+    def _clear(self, node: Node) -> None:
+        """The time to drain is over: what runs still runs again elsewhere, but for what must not start twice."""
+        jobs = [job for job in node.leases if not job.once]
+        if not jobs:
+            return
+        self._active[id(node)] = node
+        self._send(node, Discard([job.token for job in jobs]))
+        back: list[Job] = []
+        for job in jobs:
+            node.leases.end(job.token)
+            self._taken_back(job, back, f"node {node.name} was drained, and its time was over")
+        self._push_back(back, f"node {node.name} is drained, and its time is over")
+
+    # ------------------------------------------------------------------------------- what silence decides
+
     def _stalled(self, seconds: float) -> None:
         self._fact("stalled", seconds=seconds)
         for peer in (*self._clients, *self._roster):
@@ -1657,6 +1780,8 @@ class Coordinator:
         times, now = self._times, self._now
         pause = min(0.25, times.heartbeat_s / 4)
         for node in list(self._roster):
+            if node.barred and self._wall >= self._roster.barred[node.name]:
+                self._clear(node)
             silent = now - node.heard_at
             if silent >= times.lease_s:
                 self._node_gone(node, f"silent for {silent:.1f} s")
@@ -1795,258 +1920,7 @@ class Coordinator:
                     self._fact("jobs_finished", n - self._told_finished[outcome], outcome=outcome.word)
             self._told_finished = dict(self._finished)
 
-    # ------------------------------------------------------------------------------- questions
-
-    def _ask(self, client: Client, message: Ask) -> None:
-        match message.topic:
-            case "status":
-                self._send(client, Answer(message.ask, "", self._status()))
-            case "nodes":
-                self._send(client, Answer(message.ask, "", answers.nodes(self._roster, self._now, message.about)))
-            case "events" | "jobs" | "job" | "explain" | "queues" | "queue" | "cancel" | "retry" | "drop":
-                try:
-                    self._about_jobs(client, message.ask, message.topic, message.about)
-                except (inquiries.BadQuestion, ValueError) as e:
-                    self._send(client, Answer(message.ask, str(e), {}))
-            case "schedules":
-                self._about_orders(client, message)
-            case unknown:
-                self._send(client, Answer(message.ask, f"no topic is called {unknown[:40]!r}", {}))
-
-    def _about_orders(self, client: Client, message: Ask) -> None:
-        try:
-            full = self._admission.full()
-            body = self._orders.answer(client.namespace, client.identity.owner, message.about, self._wall, full)
-            self._send(client, Answer(message.ask, "", body))
-        except ValueError as e:
-            self._send(client, Answer(message.ask, str(e), {}))
-
-    def _about_jobs(self, client: Client, ask: int, topic: str, about: dict[str, Any]) -> None:
-        """Questions and orders about jobs and queues. Raises ``ValueError`` with what is wrong with them."""
-        match topic:
-            case "events":
-                self._listen(client, ask, about)
-            case "jobs":
-                self._find(client, ask, about)
-            case "job" | "explain":
-                self._tell_of(client, ask, topic, inquiries.job_of(about))
-            case "queues":
-                rows = [answers.queue(q, self._ready_in(q)) for q in sorted(self._queues, key=lambda q: q.name)]
-                self._send(client, Answer(ask, "", {"queues": rows}))
-            case "queue":
-                self._send(client, Answer(ask, "", {"queue": self._set_queue(client, about)}))
-            case "cancel":
-                jobs = [j for jid in inquiries.jobs_of(about) if (j := self._unfinished(jid)) is not None]
-                mine = [j for j in jobs if _may_see(client, j.record.spec.namespace)]
-                before = self._admission.jobs
-                self._cancel_jobs(mine, about.get("running") is True)
-                self._send(client, Answer(ask, "", {"found": len(mine), "cancelled": before - self._admission.jobs}))
-            case "retry" | "drop":
-                inquiries.check_corrected(about)
-                self._turn.after_commit.append(
-                    ReadArguments((client.session, ask, topic, about), inquiries.jobs_of(about))
-                )
-
-    def _listen(self, client: Client, ask: int, about: dict[str, Any]) -> None:
-        kinds, after = about.get("kinds", []), about.get("after", -1)
-        if type(kinds) is not list or type(after) is not int or not -1 <= after < 1 << 62:
-            raise ValueError("kinds is a list, and after a number")
-        strange = [kind for kind in kinds if kind not in events.KINDS]
-        if strange:
-            raise ValueError(f"no event is called {str(strange[0])[:40]!r}; there are {', '.join(events.KINDS)}")
-        texts = {name: about.get(name, "") for name in ("function", "queue")}
-        if any(type(text) is not str for text in texts.values()):
-            raise ValueError("function and queue are texts")
-        self._events.heard(self._now)
-        self._events.waiting = [w for w in self._events.waiting if (w.client, w.ask) != (client, ask)]
-        if len(self._events.waiting) >= MAX_INQUIRIES:
-            raise ValueError(f"{MAX_INQUIRIES} listeners are the limit")
-        if about.get("epoch") != self.epoch:
-            body = {"events": [], "last": self._events.last, "missed": 0, "epoch": self.epoch}
-            self._send(client, Answer(ask, "", body))
-            return
-        namespace = None if client.identity.role == "owner" else client.namespace
-        until = self._now + events.HOLD_S
-        self._events.waiting.append(
-            events.Waiting(client, ask, after, frozenset(kinds), texts["function"], texts["queue"], namespace, until)
-        )
-
-    def _tell_events(self) -> None:
-        for question, found in self._events.answers(self._now) if self._events.waiting else ():
-            self._active[id(question.client)] = question.client
-            self._send(question.client, Answer(question.ask, "", {**found, "epoch": self.epoch}))
-
-    def _tell_of(self, client: Client, ask: int, topic: str, jid: bytes) -> None:
-        """What there is to say of one job, or why it does not run."""
-        job = self._unfinished(jid)
-        if job is None or not _may_see(client, job.record.spec.namespace):
-            self._turn.after_commit.append(ReadArguments((client.session, ask, topic, {}), [jid]))
-            return
-        body: dict[str, Any] = {"job": inquiries.of_job(job)}
-        if topic == "explain":
-            body["why"] = self._explain(job)
-        self._send(client, Answer(ask, "", body))
-
-    def _ready_in(self, queue: Queue) -> int:
-        return self._ready.count(queue.name)
-
-    def _set_queue(self, client: Client, about: dict[str, Any]) -> dict[str, Any]:
-        name = about.get("name")
-        if type(name) is not str or not 0 < len(name) <= WORD_CHARS:
-            raise ValueError(f"a queue's name has 1 to {WORD_CHARS} characters")
-        wanted = about.get("set", {})
-        if type(wanted) is not dict:
-            raise ValueError("what is to be set is a mapping")
-        if self._queues.full and self._queues.get(name) is None:
-            raise ValueError(f"{len(self._queues)} queues are the limit")
-        queue = self._queues.named(name)
-        settings = queue.settings.changed(wanted)
-        if settings != queue.settings:
-            queue.settings = settings
-            self._journal.setting(QUEUE_SETTING + name, settings.pack() if settings != Settings() else None)
-            self._fact("queue_set", queue=name, owner=client.identity.owner, what=settings.words)
-            if settings.paused:  # what lies ready on nodes has not started either
-                for node in self._roster:
-                    some = [j for j in node.leases if j.state is State.LEASED and j.record.queue is queue]
-                    self._retract(node, some)
-        return answers.queue(queue, self._ready_in(queue))
-
-    def _find(self, client: Client, ask: int, about: dict[str, Any]) -> None:
-        wanted = inquiries.Filter.of(about)
-        limit, more = about.get("limit", 50), about.get("more") or {"rank": 0, "before": 0}
-        if type(limit) is not int or not 1 <= limit <= inquiries.PAGE:
-            raise ValueError(f"limit is 1 to {inquiries.PAGE}")
-        if type(more) is not dict or not all(
-            type(more.get(k)) is int and -1 <= more[k] < 1 << 62 for k in ("rank", "before")
-        ):
-            raise ValueError("more is what the page before gave")
-        if len(self._inquiries) >= MAX_INQUIRIES:
-            raise ValueError(f"{MAX_INQUIRIES} questions are being looked into; ask again")
-        namespace = None if client.identity.role == "owner" else client.namespace
-        # A later page is beyond the unfinished jobs if it names none of them.
-        first = "more" not in about or not about["more"]
-        in_memory = wanted.any_unfinished and (first or more["rank"] > 0)
-        self._inquiries.append(
-            inquiries.Inquiry(
-                client,
-                ask,
-                wanted,
-                wanted.search(self._functions, namespace),
-                namespace,
-                limit,
-                inquiries.newest_first(self._clients, more["rank"]) if in_memory else iter(()),
-                more["before"] if wanted.any_finished and self._journal.open else -1,
-            )
-        )
-
-    def _inquire(self) -> None:
-        """Go on with what people have asked for, a slice each."""
-        for inquiry in [i for i in self._inquiries if not i.reading]:
-            if not inquiry.look(self._functions):
-                continue
-            through = not inquiry.full and inquiry.left > 0
-            if through and inquiry.before >= 0:
-                inquiry.reading = True
-                self._turn.after_commit.append(
-                    ReadHistory(
-                        inquiry, inquiry.search, inquiry.before, inquiry.limit - len(inquiry.rows), inquiries.SLICE
-                    )
-                )
-                continue
-            self._inquiries.remove(inquiry)
-            left = not through and next(inquiry.jobs, None) is not None
-            self._active[id(inquiry.client)] = inquiry.client
-            self._send(inquiry.client, Answer(inquiry.ask, "", inquiry.answer(left)))
-
-    def _history_read(self, event: HistoryRead) -> None:
-        if event.ask in self._inquiries:
-            event.ask.take(event.rows, event.before, self._functions)
-
-    def _arguments_read(self, event: ArgumentsRead) -> None:
-        """What the store has of jobs that somebody asks or orders something about."""
-        session, ask, topic, about = event.ask
-        client = self._clients.get(session)
-        if client is None or client.left:
-            return
-        self._active[id(client)] = client
-        rows = {}
-        for found in event.found.values():
-            if found is not None and _may_see(client, self._namespace_of(found[0])):
-                rows[found[0].id] = found
-        if topic in ("job", "explain"):
-            jid = next(iter(event.found))
-            if jid in event.aliases:
-                self._tell_of(client, ask, topic, event.aliases[jid])
-                return
-            if not rows:
-                self._send(client, Answer(ask, f"no job {format_job(jid)} is known to this coordinator", {}))
-                return
-            [(row, _)] = rows.values()
-            job = inquiries.of_row(row, self._functions)
-            body: dict[str, Any] = {"job": job}
-            if topic == "explain":
-                body["why"] = [f"it is over: {job['state']}"]
-            self._send(client, Answer(ask, "", body))
-        elif topic == "drop":
-            self._turn.after_commit.append(DropArguments((session, ask), list(rows)))
-        else:
-            done = self._run_again(client, rows, about)
-            for jid, found in event.found.items():
-                if found is None or found[0].id not in rows:
-                    there = self._unfinished(event.aliases.get(jid, jid))
-                    seen = there is not None and _may_see(client, there.record.spec.namespace)
-                    done["refused"][format_job(jid)] = "it has not ended" if seen else "no such job is known"
-            self._send(client, Answer(ask, "", done))
-
-    def _namespace_of(self, row: OutcomeRow) -> str:
-        """Of a job that was refused: that of its session."""
-        spec, kept = self._functions.spec(row.spec), self._journal.session(session_of(row.id))
-        return spec.namespace if spec is not None else kept.namespace if kept is not None else ""
-
-    def _arguments_dropped(self, event: ArgumentsDropped) -> None:
-        session, ask = event.ask
-        for sha in event.blobs:
-            self._exchange.release(sha)
-        client = self._clients.get(session)
-        if client is not None and not client.left:
-            self._active[id(client)] = client
-            self._send(client, Answer(ask, "", {"dropped": event.jobs}))
-
-    def _run_again(
-        self, client: Client, rows: dict[bytes, tuple[OutcomeRow, Arguments | None]], about: dict[str, Any]
-    ) -> dict[str, Any]:
-        """New jobs with the arguments of these; ``about`` may have a spec and code of its own."""
-        made: dict[str, str] = {}
-        refused: dict[str, str] = {}
-        other: Record | str = ""
-        if about.get("spec"):
-            code = about.get("code", b"")
-            message = Submit(1, [about["spec"]], [], [], [], [[sha256(code).digest(), code]] if code else [], [], [])
-            other = self._records(client, message)[0]
-        agent = self._of_the_house()
-        accepted: list[Job] = []
-        for jid, (row, kept) in rows.items():
-            record: Record | str | None = other or self._functions.numbered(row.spec)
-            why = self._admission.full()
-            if isinstance(record, str):
-                why = record
-            elif record is None or (record.spec.by_value and not record.code and not record.holds_blob):
-                why = "its function is not kept any more: give it anew (fn=...)"
-            elif kept is None:
-                why = "its arguments are not kept: those of jobs that succeeded or were dropped are not"
-            elif kept.sha is not None and kept.sha not in self._exchange:
-                why = "its arguments are lost"
-            if why or record is None or isinstance(record, str) or kept is None:
-                refused[format_job(jid)] = why
-                continue
-            job = self._job_of_ours(agent, record, kept, row.summary, About(retry_of=jid))
-            accepted.append(job)
-            made[format_job(jid)] = format_job(job.id)
-        if accepted:
-            self._journal.accepted(agent, accepted)
-            self._journal.repeated(job.about.retry_of for job in accepted)
-            self._fact("jobs_accepted", len(accepted), session=agent.session.hex())
-        return {"made": made, "refused": refused}
+    # ------------------------------------------------------------------------------- jobs of its own
 
     def _of_the_house(self, namespace: str = "default") -> Client:
         """The session of jobs that the coordinator makes itself; nobody is behind it."""
@@ -2064,7 +1938,9 @@ class Coordinator:
         client.left = client.forgotten = True
         return client
 
-    def _job_of_ours(self, client: Client, record: Record, kept: Arguments, summary: str, about: About) -> Job:
+    def _make(self, record: Record, kept: Arguments, summary: str, about: About) -> Job:
+        """One of them; it is kept when ``_made`` is told of it."""
+        client = self._of_the_house(record.spec.namespace)
         client.accepted += 1
         self._rank += 1
         ref = None if kept.sha is None else (kept.sha, kept.size)
@@ -2078,15 +1954,21 @@ class Coordinator:
         record.live += 1
         record.queue.jobs += 1
         self._admission.taken(job)
-        self._payloads.taken(job)
-        self._begin(job)
+        self._payloads.taken([job])
+        if self._begins(job):
+            self._ready.push([job])
         return job
 
-    def _explain(self, job: Job) -> list[str]:
-        """Why it does not run, in words; one for each thing that stands in its way."""
-        return explain.reasons(
-            job, self._ready, list(self._roster), self._dependencies.waits_for(job), self._now, self._wall, self._limits
-        )
+    def _made(self, jobs: list[Job]) -> None:
+        """These are all that were made now."""
+        by_house: dict[Client, list[Job]] = {}
+        for job in jobs:
+            by_house.setdefault(job.client, []).append(job)
+        for house, some in by_house.items():
+            self._journal.accepted(house, some)
+            self._note("accepted", some)
+            self._relieve_memory(some)
+            self._fact("jobs_accepted", len(some), session=house.session.hex())
 
     def _status(self) -> dict[str, Any]:
         load = answers.load(self._roster)
@@ -2111,21 +1993,21 @@ class Coordinator:
 
 
 OUTCOMES = tuple(Outcome)
-_ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP))
+_ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP, End.TIMED_OUT))
 """Ends for which a job's own rules say whether it runs again."""
+_DEADLY = (Outcome.FAILED, Outcome.TIMED_OUT)
+"""Outcomes that make a dead letter of a job that has retries."""
+_UNSEEN = Failure("RemoteError", "its error is too large to be shown here")
+_MOMENT = struct.Struct("<d")
 HOUSE = bytes(SESSION_BYTES)
 """Session of the jobs that the coordinator makes itself, in the default namespace. No key may resume it."""
-MAX_INQUIRIES = 100
-"""Questions looked into at a time."""
-QUEUE_SETTING = "queue "
-"""Begins the names of what is set for queues, in the store."""
 ADRIFT = ""
 """In place of a node's name: attempts that some node may hold, and nobody knows which."""
 
 
-def _may_see(client: Client, namespace: str) -> bool:
-    """Whether the outcomes of jobs there are any of its business."""
-    return client.identity.role == "owner" or client.namespace == namespace
+def _with_last_words(job: Job, failure: Failure, budget: str) -> bytes:
+    """The failure of a job that is given up, with what became of the attempts before."""
+    return replace(failure, text=failure.text + retries.last_words(job, budget)).encode()
 
 
 def _could_run(node: Node, record: Record) -> bool:

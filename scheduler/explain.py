@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cluster.config import CoordinatorLimits
 from cluster.ids import format_job
 from scheduler import waiting
 from scheduler.lifecycle import Job, State
@@ -25,7 +24,6 @@ def reasons(
     parents: Sequence[bytes],
     now: float,
     wall: float,
-    limits: CoordinatorLimits,
 ) -> list[str]:
     """One sentence for each thing that stands in its way; ``now`` monotonic, ``wall`` of the wall clock."""
     match job.state:
@@ -37,7 +35,7 @@ def reasons(
             node = job.node
             how = f"it was placed on node {node.name}, which has not said yet that it runs"
             if not node.placeable:
-                how += f"; that node is silent, and is given up after {limits_s(now, node)}"
+                how += f"; that node is silent, and is given up after {_lease(now, node)}"
             return [how]
         case State.RUNNING:
             return [f"it runs on node {job.node.name}, attempt {job.attempt}"]
@@ -50,7 +48,7 @@ def reasons(
             return ["it is over"]
 
 
-def limits_s(now: float, node: Node) -> str:
+def _lease(now: float, node: Node) -> str:
     return f"its lease ({now - node.heard_at:.0f} s of silence so far)"
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from cluster.jobs import BadSpec, Spec
+from cluster.jobs import AS_USUAL, BadSpec, Spec
 from scheduler.queues import Queue, Queues
 
 MAX_RECORDS = 20_000
@@ -78,6 +78,8 @@ class Record:
     """Whether something is run when one of its jobs has ended."""
     once: bool = False
     """Whether its jobs must not start twice."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """What its jobs may know of themselves, where that is not the usual."""
     sent: bytes = b""
     """The spec as its clients send it: what the row keeps, so that they find this record after a restart too."""
 
@@ -119,6 +121,10 @@ class Functions:
             record.timed = rules.expires_s > 0
             record.hooks = bool(rules.on_success or rules.on_failure or rules.on_dead)
             record.once, record.fair_key = rules.at_most_once, rules.fair_key
+            if rules.tags:
+                record.told["tags"] = rules.tags
+            if rules.queue != AS_USUAL.queue:
+                record.told["queue"] = rules.queue
             self._records[key] = record
         return self.linked(record)
 

@@ -286,6 +286,7 @@ def of_job(job: Job) -> dict[str, Any]:
         "schedule": job.about.schedule or None,
         "nominal": job.about.nominal_us / 1e6 if job.about.schedule else None,
         "after": [format_job(parent) for parent in job.about.after],
+        "saved_bytes": len(job.saved),
         "attempts": [_tried(t) for t in job.story],
     }
 
@@ -327,6 +328,7 @@ def of_row(row: OutcomeRow, functions: Functions) -> dict[str, Any]:
         "schedule": about.schedule or None,
         "nominal": about.nominal_us / 1e6 if about.schedule else None,
         "after": [format_job(parent) for parent in about.after],
+        "saved_bytes": 0,
         "attempts": [_tried(t) for t in retries.story(row)],
     }
 
@@ -337,7 +339,13 @@ def _tried(tried: retries.Tried) -> dict[str, Any]:
         "node": tried.node,
         "worker": tried.worker or None,
         "ended": tried.at,
+        "queued_s": tried.queued_us / 1e6,
+        "waited_s": tried.waited_us / 1e6,
+        "init_s": tried.init_us / 1e6,
+        "cold": tried.init_us > 0,
         "run_s": tried.run_us / 1e6,
+        "cpu_s": tried.cpu_us / 1e6 if tried.cpu_us else None,
+        "peak_bytes": tried.peak_kib << 10 if tried.peak_kib else None,
         "error": tried.what,
     }
 

@@ -294,7 +294,7 @@ class Journal:
         at: float,
         dead: bool,
         node: str,
-        ran: tuple[int, int] | None,
+        ran: tuple[int, ...] | None,
     ) -> bool:
         """The job has its outcome. Whether a row keeps it, and with it the blob it names."""
         if not self.keeps(job):

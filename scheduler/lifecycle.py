@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Any
 
 from cluster.ids import format_job
@@ -51,6 +51,16 @@ class Cause(Enum):
     RETRY = "it shall run again after a pause"
     EXPIRED = "its time to begin is over"
     PARENT_FAILED = "a job it waits for did not succeed"
+
+
+class Wish(IntEnum):
+    """Whether somebody wants the job cancelled."""
+
+    NONE = 0
+    UNSTARTED = 1
+    """If it has not started; else that is told, and the wish is over."""
+    ENDED = 2
+    """...and what runs of it is ended."""
 
 
 TRANSITIONS: dict[tuple[State, Cause], State] = {
@@ -129,7 +139,7 @@ class Job:
     """What its last attempt has saved for the next one."""
     story: Sequence[Any] = ()
     """Its attempts that are over (``retries.Tried``)."""
-    cancel_wished: bool = False
+    cancel_wished: Wish = Wish.NONE
     retracting: bool = False
     last: Cause | None = None
     outcome: Outcome | None = None

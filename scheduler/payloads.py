@@ -26,9 +26,10 @@ class Payloads:
         """Unfinished jobs whose payload is not."""
         self._reading: dict[int, Job] = {}
 
-    def taken(self, job: Job) -> None:
-        self.bytes += len(job.payload)
-        self.absent += job.absent
+    def taken(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self.bytes += len(job.payload)
+            self.absent += job.absent
 
     @property
     def full(self) -> bool:
@@ -44,8 +45,9 @@ class Payloads:
 
     def ended(self, job: Job) -> None:
         self.bytes -= len(job.payload)
-        self.absent -= job.absent
-        self._reading.pop(job.rank, None)
+        if job.absent:
+            self.absent -= 1
+            self._reading.pop(job.rank, None)
 
     def wanted(self, jobs: Iterable[Job]) -> list[int]:
         """Ranks of those among the next jobs whose payload is to be read now."""

@@ -18,6 +18,9 @@ MAX_QUEUES = 10_000
 
 MAX_WEIGHT = 1_000
 
+SETTING = "queue "
+"""Begins the names of what is set for queues, in the store."""
+
 
 @dataclass(slots=True)
 class Settings:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from itertools import islice
+from typing import Any
 
 from scheduler.functions import Demand, Line
 from scheduler.lifecycle import Job, State
@@ -145,10 +146,15 @@ class ReadyQueue:
 
     # -- coming in ----------------------------------------------------------------------------------
 
-    def push(self, job: Job) -> None:
-        """A new job, which is the youngest."""
-        self._line(job).push(job)
-        self._count += 1
+    def push(self, jobs: list[Job]) -> None:
+        """New jobs, which are the youngest, in their order."""
+        record: Any = None
+        for job in jobs:
+            if job.record is not record:
+                record = job.record
+                push = self._line(job).push
+            push(job)
+        self._count += len(jobs)
 
     def push_back(self, jobs: Iterable[Job]) -> None:
         """Jobs queued again: each at the place its rank gives it."""

@@ -37,7 +37,9 @@ class Node(Peer):
     claims_told_at: float = float("-inf")
     """When people were last told that somebody waits for the name."""
     draining: bool = False
-    """It takes nothing new, by its own word."""
+    """It takes nothing new, by its own word, and will leave."""
+    barred: bool = False
+    """It is given nothing new, by people's order, until they take that back."""
     awaited: bool = False
     """It may hold attempts of an earlier life of the coordinator, and has not said which."""
     surplus_since: float | None = None
@@ -52,7 +54,16 @@ class Node(Peer):
 
     @property
     def placeable(self) -> bool:
-        return self.reachable and not self.suspect and not self.draining
+        return self.reachable and not self.suspect and not self.draining and not self.barred
+
+    @property
+    def state(self) -> str:
+        """As people read it."""
+        if self.draining or (self.barred and self.outstanding):
+            return "draining"
+        if self.barred and self.reachable and not self.suspect:
+            return "drained"
+        return "up" if self.placeable else "suspect"
 
     def satisfies(self, demand: Demand) -> bool:
         labels, python, queue = demand
@@ -64,10 +75,17 @@ class Node(Peer):
         )
 
 
+BARRED = "drained "
+"""Begins the names of settings in the store that keep which nodes are barred."""
+
+
 class Roster:
     def __init__(self) -> None:
         self._by_name: dict[str, Node] = {}
         self._fitting: dict[Any, list[Node]] = {}
+        self.barred: dict[str, float] = {}
+        """Names of nodes that are given nothing new, be they here or not, with the moment of the wall clock at which
+        what runs there is taken back."""
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -80,12 +98,31 @@ class Roster:
 
     def add(self, node: Node) -> None:
         self._by_name[node.name] = node
+        node.barred = node.name in self.barred
         self._fitting.clear()
 
     def remove(self, node: Node) -> None:
         if self._by_name.get(node.name) is node:
             del self._by_name[node.name]
         self._fitting.clear()
+
+    def bar(self, name: str, clear_at: float) -> None:
+        self.barred[name] = clear_at
+        node = self.get(name)
+        if node is not None:
+            node.barred = True
+
+    def admit(self, name: str) -> None:
+        """It may be given work again."""
+        self.barred.pop(name, None)
+        node = self.get(name)
+        if node is not None:
+            node.barred = False
+
+    def clock_set(self, seconds: float) -> None:
+        """The wall clock was set by so much: what is left of a time to drain is a duration."""
+        for name in self.barred:
+            self.barred[name] += seconds
 
     def fitting(self, demand: Any) -> list[Node]:
         """Nodes that satisfy a demand, whatever their state."""

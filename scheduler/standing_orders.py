@@ -23,7 +23,6 @@ from cluster.errors import BadTrigger
 from cluster.ids import format_job
 from cluster.jobs import LONGEST_S, WORD_CHARS, About, BadSpec, Hook, Outcome, Spec, plain_call
 from cluster.triggers import from_wire
-from scheduler.clients import Client
 from scheduler.functions import Functions, Record
 from scheduler.lifecycle import Job
 from scheduler.schedules import Decision, Fire, Key, Kind, Overlap, Reason, Rows, Run, Schedule, Schedules, Skip, View
@@ -108,20 +107,17 @@ class StandingOrders:
         # A microsecond later, since a moment as a float may be one too early.
         return min(self._watch_at, math.inf if due is None else (due + 1) / US)
 
-    def turn(self, wall: float, full: str) -> list[tuple[Client, list[Job]]]:
-        """Fire what is due; the jobs made since the last turn by their session, to be written with ``rows``."""
+    def turn(self, wall: float, full: str) -> list[Job]:
+        """Fire what is due; the jobs made since the last turn, which are to be written with ``rows``."""
         self._shut = bool(full) and len(self._book) > 0
         if not self._shut and self.next <= wall:
             self._act(self._book.due(_us(wall), MOST_PER_TURN), wall)
             if wall >= self._watch_at:
                 self._watch(wall)
         made, self._made = self._made, []
-        by_session: dict[Client, list[Job]] = {}
-        for job in made:
-            by_session.setdefault(job.client, []).append(job)
-        return list(by_session.items())
+        return made
 
-    def ended(self, job: Job, wall: float, ran: tuple[int, int] | None) -> None:
+    def ended(self, job: Job, wall: float, ran: tuple[int, ...] | None) -> None:
         """A job that a schedule made, or that says so, has its outcome."""
         key = _key(job)
         if self._book.job(key) != job.id:

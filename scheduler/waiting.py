@@ -107,11 +107,11 @@ def reason(demand: Demand, nodes: Sequence[Node], fitting: Sequence[Node], now: 
     if not nodes:
         return "a node: none has joined"
     if fitting:
-        silent = [
-            (n.name, f"silent for {now - n.heard_at:.0f} s" if n.reachable else "its connection is closed")
-            for n in fitting
-        ]
-        return f"a node that is heard: of {_count(len(nodes))}, {len(fitting)} could take them ({_shown(silent)})"
+        absent = _shown([(n.name, _absence(n, now)) for n in fitting])
+        of = f"{_count(len(nodes))}, {len(fitting)} could take them ({absent})"
+        if all(n.draining or n.barred for n in fitting):
+            return f"a node that takes work: of {of}"
+        return f"a node that is heard: of {of}"
     of = f"of {_count(len(nodes))}"
     wanted = _list([f"{k}={v}" for k, v in labels], " and ")
     labelled = [n for n in nodes if all(n.labels.get(k) == v for k, v in labels)]
@@ -126,6 +126,15 @@ def reason(demand: Demand, nodes: Sequence[Node], fitting: Sequence[Node], now: 
         return f"a node that serves queue {_plain(queue)}; {of} none does that could take them ({_shown(served)})"
     which = f"those with label{'s' * (len(labels) > 1)} {wanted}" if labels else "the nodes"
     return f"a node with Python {_plain(python)}, because code travels by value; {which} have {versions}"
+
+
+def _absence(node: Node, now: float) -> str:
+    """Why it takes nothing."""
+    if node.barred:
+        return f"drained, until cluster undrain {_plain(node.name)}"
+    if node.draining:
+        return "about to leave"
+    return f"silent for {now - node.heard_at:.0f} s" if node.reachable else "its connection is closed"
 
 
 def _count(nodes: int) -> str:

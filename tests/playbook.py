@@ -380,9 +380,26 @@ class FakeNode(Dialed):
     def beat(self) -> None:
         self.say(Heartbeat({"load": 0.5}))
 
-    def finishes(self, *tokens: int, payload: bytes = b"done", run_us: int = 0, outcome: int = SUCCEEDED) -> None:
+    def finishes(
+        self,
+        *tokens: int,
+        payload: bytes = b"done",
+        run_us: int = 0,
+        outcome: int = SUCCEEDED,
+        record: Sequence[int] = (),
+    ) -> None:
+        """``record``: of the last one: cpu_us, peak_kib, waited_us, init_us."""
         n = len(tokens)
-        self.say(Finished(list(tokens), [outcome] * n, [payload] * n, [], [run_us] * n, [1] * n))
+        records = [[n - 1, *record]] if record else []
+        self.say(Finished(list(tokens), [outcome] * n, [payload] * n, [], [run_us] * n, [1] * n, records))
+
+    def times_out(self, token: int, *bases: str, text: str = "the job has run for its timeout_s of 1 s") -> None:
+        """It has unwound (``bases``: of its exception), or was killed."""
+        self.finishes(token, outcome=AttemptEnd.TIMED_OUT, payload=Failure("JobTimeout", text, "", bases).encode())
+
+    def ends_cancelled(self, token: int) -> None:
+        failure = Failure("Cancelled", "cancelled while it ran")
+        self.finishes(token, outcome=AttemptEnd.CANCELLED, payload=failure.encode())
 
     def raises(
         self,
@@ -591,7 +608,7 @@ class CoordinatorPlay(Play):
     def look_into_questions(self) -> None:
         """Turns without an event, as long as a question needs them."""
         for _ in range(10_000):
-            if not self.coordinator._inquiries:
+            if not self.coordinator._desk._inquiries:
                 return
             assert self._actor.deadline() == self.now.mono
             self.turn()
@@ -891,6 +908,7 @@ _COLUMNS: dict[Check, st.SearchStrategy[Any]] = {
     m._naturals: _natural,
     m._job_ids: _job,
     m._inline: _raw,
+    m._states: _raw,
     m._large: st.tuples(st.integers(0, 4), _sha, _natural).map(list),
     m._records: st.lists(_natural, min_size=5, max_size=5),
     m._code: st.tuples(_sha, st.sampled_from([b"a", b"b", b"?"])).map(list),

@@ -365,10 +365,6 @@ class Store(Protocol):
         """
         ...
 
-    def outcomes_of(self, session: bytes, after: int, most: int) -> list[OutcomeRow]:
-        """A page of one session's, by counter, from above ``after``."""
-        ...
-
     def prune(self, before: float, keep: int, most: int, now: float) -> Pruned:
         """Forget outcomes older than ``before``, and those above ``keep``, each with its arguments; then the results,
         not the rows, of outcomes whose ``until`` has come ``now``; then aliases older than ``before``.

@@ -5,8 +5,8 @@
   are this process's: no code of ours may open the file besides, since closing it would give them up.
 - ``synchronous=FULL``: a commit is on the disk when it returns. It is the unit of cost, so a turn is one.
 - Rows are inserted in bulk by the caller's thread: in another one the interpreter lock would change hands per row.
-- A job is a row by its rank, its outcome one by the order of ends: both are added at the new end and leave near the
-  old one, a range at a time, so a turn touches few pages. The only index on the fast path is that of outcomes by job.
+- Jobs go by their rank, outcomes by the order of ends: both are added at the new end and leave near the old one, so a
+  turn touches few pages of the file. What has nothing special lies in ``pages`` of many rows, the rest in rows.
 - Ends are numbered without gaps and no number is used twice, so that a page of history goes on where the last one
   ended, whatever came or was pruned meanwhile.
 - History is a walk along those numbers, cut into slices. Who looks for what did not succeed walks along an index of
@@ -24,7 +24,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from heapq import merge
+from itertools import chain, groupby, islice
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,8 @@ from scheduler.store import (
     StoreFailed,
     UnfinishedRow,
 )
+from scheduler.store.pages import LEAST, MOST, plain_job, plain_outcome, split
+from scheduler.store.sqlite_pages import TABLES, JobPages, OutcomePages, by_number
 
 APPLICATION_ID = 0x47414E47
 """``GANG``, in the header of our files."""
@@ -135,6 +139,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO counters VALUES ('rank', 0), ('spec', 0);
     """,
+    TABLES,
     """
     CREATE TABLE schedules (
         namespace TEXT NOT NULL, name TEXT NOT NULL, schedule BLOB NOT NULL, PRIMARY KEY (namespace, name)
@@ -163,13 +168,14 @@ _STAND = f"UPDATE jobs SET {', '.join(f'{name} = ?{n}' for n, name in enumerate(
 
 
 class SqliteStore:
-    """The file ``store.db`` in ``directory``.
+    """The file ``store.db`` in ``directory``. ``sizes``: the fewest and the most rows that make a page.
 
     Raises :class:`ConfigError` where the file system is a network's, the disk is full or not to be written, or the
     file is not ours, damaged, in use, or written by a newer release.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], sizes: tuple[int, int] = (LEAST, MOST)) -> None:
+        self._sizes = sizes
         self.path = Path(directory) / "store.db"
         self._log = f"{self.path}-wal"
         _check_directory(self.path)
@@ -183,6 +189,7 @@ class SqliteStore:
             self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0)
         except sqlite3.Error as e:
             raise ConfigError(f"cannot open {self.path}: {_reason(e)}") from None
+        self._jobs, self._outcomes = JobPages(self._db), OutcomePages(self._db)
         try:
             self._prepare()
         except (sqlite3.Error, OSError) as e:
@@ -282,23 +289,28 @@ class SqliteStore:
     def unfinished(self, after: int, most: int, payloads: bool) -> list[UnfinishedRow]:
         with self._reading() as rows:
             select = _UNFINISHED.format("payload" if payloads else "NULL")
-            return list(map(UnfinishedRow._make, rows(f"{select} WHERE rank > ? ORDER BY rank LIMIT ?", (after, most))))
+            alone = map(UnfinishedRow._make, rows(f"{select} WHERE rank > ? ORDER BY rank LIMIT ?", (after, most)))
+            return list(islice(merge(alone, self._jobs.unfinished(after, most, payloads), key=_rank), most))
 
     def payloads(self, ranks: Sequence[int]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
         with self._reading() as rows:
             for run in _runs(ranks):
                 found.update(rows("SELECT rank, payload FROM jobs WHERE rank BETWEEN ? AND ?", run))
+            found |= self._jobs.payloads(ranks)
         return found
 
     def outcome(self, job: bytes) -> OutcomeRow | None:
         with self._reading() as rows:
-            row = rows(f"SELECT {_OUTCOME} FROM outcomes WHERE id = ?", (job,)).fetchone()
-            if row is None:
-                row = rows(
-                    f"SELECT {_OUTCOME} FROM outcomes WHERE id = (SELECT job FROM aliases WHERE id = ?)", (job,)
-                ).fetchone()
-        return None if row is None else OutcomeRow(*row)
+            found = self._outcome(job)
+            if found is None:
+                row = rows("SELECT job FROM aliases WHERE id = ?", (job,)).fetchone()
+                found = None if row is None else self._outcome(row[0])
+        return found
+
+    def _outcome(self, id: bytes) -> OutcomeRow | None:
+        row = self._db.execute(f"SELECT {_OUTCOME} FROM outcomes WHERE id = ?", (id,)).fetchone()
+        return self._outcomes.outcome(id) if row is None else OutcomeRow(*row)
 
     def alias(self, id: bytes) -> bytes | None:
         with self._reading() as rows:
@@ -330,8 +342,14 @@ class SqliteStore:
                     low, way = self._no_success(before, step) or oldest, "INDEXED BY outcomes_of_no_success"
                 else:
                     low, way = max(oldest, before - step), "NOT INDEXED"
-                page = (*values, low, before, most - len(found))
-                found += rows(f"{select.format(way)} ORDER BY seq DESC LIMIT ?", page)
+                wanted = most - len(found)
+                some: Iterable[Any] = rows(
+                    f"{select.format(way)} ORDER BY seq DESC LIMIT ?", (*values, low, before, wanted)
+                )
+                if not _of_no_success(search):
+                    ids = _range(search.id) if by_id else None
+                    some = by_number(some, self._outcomes.search(search, low, before, ids))
+                found += islice(some, wanted)
                 before = low if len(found) < most else found[-1][-1]
                 if time.monotonic() >= ends:
                     break
@@ -341,7 +359,7 @@ class SqliteStore:
         """Whether no more than ``most`` begin with it."""
         counted = f"SELECT count(*) FROM (SELECT 1 FROM outcomes WHERE {_BEGINS} LIMIT ?)"
         (found,) = self._db.execute(counted, (*_range(id), most + 1)).fetchone()
-        return bool(found <= most)
+        return bool(found + self._outcomes.begin_with(*_range(id), most) <= most)
 
     def _no_success(self, before: int, step: int) -> int:
         """Number of the last but so many; 0 where there are fewer."""
@@ -352,17 +370,12 @@ class SqliteStore:
         row = self._db.execute(select, (before, step - 1)).fetchone()
         return 0 if row is None else int(row[0])
 
-    def outcomes_of(self, session: bytes, after: int, most: int) -> list[OutcomeRow]:
-        low, high = session + after.to_bytes(8, "big"), session + b"\xff" * 8
-        with self._reading() as rows:
-            select = f"SELECT {_OUTCOME} FROM outcomes WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
-            return list(map(OutcomeRow._make, rows(select, (low, high, most))))
-
     def _numbers(self) -> tuple[int, int]:
         """Of the oldest outcome and the newest. There are no gaps, since outcomes only leave at the old end."""
-        (low,) = self._db.execute("SELECT min(seq) FROM outcomes").fetchone()
-        (high,) = self._db.execute("SELECT max(seq) FROM outcomes").fetchone()
-        return (1, 0) if low is None else (low, high)
+        (last,) = self._db.execute("SELECT value FROM counters WHERE name = 'end'").fetchone()
+        (alone,) = self._db.execute("SELECT min(seq) FROM outcomes").fetchone()
+        oldest = [number for number in (alone, self._outcomes.oldest()) if number is not None]
+        return min(oldest, default=last + 1), last
 
     def _kept(self) -> int:
         low, high = self._numbers()
@@ -393,23 +406,35 @@ class SqliteStore:
             gone = self._prune_outcomes(before, keep, most, blobs)
             gone += self._end_results(now, most - gone, blobs)
             gone += self._prune_aliases(before, most - gone)
+            if stragglers := self._jobs.stragglers(most):
+                self._begin()
+                self._insert(f"jobs ({_JOB})", stragglers)
         return Pruned(gone, [sha for sha in blobs if sha is not None])
 
     def _prune_outcomes(self, before: float, keep: int, most: int, blobs: list[bytes | None]) -> int:
         execute = self._db.execute
-        spare = self._kept() - keep
-        gone: list[int] = []
-        for seq, at, sha in execute("SELECT seq, at, sha FROM outcomes ORDER BY seq LIMIT ?", (most,)):
-            if len(gone) >= spare and at >= before:
+        oldest, newest = self._numbers()
+        spare = newest - oldest + 1 - keep
+        alone = execute("SELECT seq, seq, at, sha FROM outcomes ORDER BY seq LIMIT ?", (most,))
+        pages = ((first, last, at, None) for first, last, at in self._outcomes.ends(most))
+        gone = 0
+        for first, last, at, sha in merge(alone, pages, key=_first):
+            count = last - first + 1
+            going = min(count if at < before else min(count, spare - gone), most - gone)
+            if going <= 0:
                 break  # they are in the order of their ends, but for jumps of the clock
-            gone.append(seq)
+            gone += going
             blobs.append(sha)
+            if going < count:
+                break
         if gone:
             self._begin()
-            blobs += [sha for (sha,) in execute("SELECT sha FROM arguments WHERE seq <= ?", gone[-1:])]
-            execute("DELETE FROM arguments WHERE seq <= ?", gone[-1:])
-            execute("DELETE FROM outcomes WHERE seq <= ?", gone[-1:])
-        return len(gone)
+            through = oldest + gone - 1
+            blobs += [sha for (sha,) in execute("SELECT sha FROM arguments WHERE seq <= ?", (through,))]
+            execute("DELETE FROM arguments WHERE seq <= ?", (through,))
+            execute("DELETE FROM outcomes WHERE seq <= ?", (through,))
+            self._outcomes.prune(through)
+        return gone
 
     def _end_results(self, now: float, most: int, blobs: list[bytes | None]) -> int:
         over = self._db.execute(_OVER, (now, most)).fetchall()
@@ -441,7 +466,7 @@ class SqliteStore:
             if self._failed:
                 raise StoreFailed(self._failed)
             yield
-        except (sqlite3.Error, OSError, OverflowError, UnicodeError) as e:
+        except (sqlite3.Error, OSError, OverflowError, TypeError, ValueError) as e:
             self._failed = f"{self.path}: {_reason(e)}"
             raise StoreFailed(self._failed) from e
         finally:
@@ -470,19 +495,16 @@ class SqliteStore:
             many("INSERT INTO specs VALUES (?, ?, ?, ?, ?)", change.specs)
             self._raise("spec", max(row.number for row in change.specs))
         if change.jobs:
-            self._insert(f"jobs ({_JOB})", change.jobs)
+            pages, alone = split(change.jobs, plain_job, [row.rank for row in change.jobs], self._sizes)
+            self._jobs.insert(pages)
+            self._insert(f"jobs ({_JOB})", [row for _, row in alone])
             self._raise("rank", max(row.rank for row in change.jobs))
+        self._insert(f"jobs ({_JOB})", self._jobs.take_out(_remembered(change)))
         if change.standings:
             told = many(_STAND, change.standings.values()).rowcount
             self._all_unfinished(told, len(change.standings), "standings")
         if change.outcomes:
-            last = self._numbers()[1]
-            self._insert(f"outcomes ({_OUTCOME})", change.outcomes)
-            if any(row.outcome for row in change.outcomes):
-                self._db.execute(_KEEP_ARGUMENTS, (last,))
-            ranks = [row.rank for row in change.outcomes if row.rank]
-            ended = many("DELETE FROM jobs WHERE rank BETWEEN ? AND ?", _runs(ranks)).rowcount if ranks else 0
-            self._all_unfinished(ended, len(ranks), "outcomes")
+            self._end(change.outcomes)
         for name, node in change.nodes.items():
             if node is None:
                 self._db.execute("DELETE FROM nodes WHERE name = ?", (name,))
@@ -528,7 +550,29 @@ class SqliteStore:
         firings = [firing for firing in change.firings.values() if firing is not None]
         many(f"INSERT OR REPLACE INTO firings VALUES ({', '.join('?' * len(FiringRow._fields))})", firings)
 
+    def _end(self, outcomes: list[OutcomeRow]) -> None:
+        last = self._numbers()[1]
+        number = last + 1
+        for _, together in groupby(outcomes, _at):
+            rows = list(together)
+            pages, alone = split(rows, plain_outcome, range(number, number + len(rows)), self._sizes)
+            self._outcomes.insert(pages)
+            if any(self._outcomes.outcome(row.id) for _, row in alone if not row.rank):
+                raise sqlite3.IntegrityError("a job that was refused has ended well before")
+            self._insert(f"outcomes (seq, {_OUTCOME})", [(seq, *row) for seq, row in alone])
+            number += len(rows)
+        self._raise("end", number - 1)
+        if any(row.outcome for row in outcomes):
+            self._db.execute(_KEEP_ARGUMENTS, (last,))
+        ranks = [row.rank for row in outcomes if row.rank]
+        ended = self._jobs.end(ranks)
+        if ended < len(ranks):
+            ended += self._db.executemany("DELETE FROM jobs WHERE rank BETWEEN ? AND ?", _runs(ranks)).rowcount
+        self._all_unfinished(ended, len(ranks), "outcomes")
+
     def _insert(self, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
         one = f"({', '.join('?' * len(rows[0]))})"
         whole = len(rows) - len(rows) % ROWS
         if whole:
@@ -544,6 +588,14 @@ class SqliteStore:
         if found != rows:
             raise sqlite3.IntegrityError(f"{what} for {rows} jobs, of which {found} are unfinished")
 
+
+def _remembered(change: Changes) -> list[int]:
+    """Ranks of jobs of which more is to be kept than that they were taken, or that they ended well."""
+    failed = [row.rank for row in change.outcomes if row.outcome and row.rank]
+    return [*change.standings, *failed] if failed else list(change.standings)
+
+
+_rank, _first, _at = attrgetter("rank"), itemgetter(0), attrgetter("at")
 
 _KEEP_ARGUMENTS = (
     "INSERT INTO arguments (seq, sha, size, payload) SELECT o.seq, j.sha, j.size, j.payload FROM outcomes AS o"

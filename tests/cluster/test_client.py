@@ -21,11 +21,12 @@ import pytest
 
 from cluster import errors
 from cluster.actor import Connected, Identity, Received, Rejected, Send
-from cluster.client import Client, Future
+from cluster.client import Client
 from cluster.codec import decode, encode
 from cluster.config import ClientLimits
+from cluster.futures import Future
 from cluster.host import Mailbox
-from cluster.ids import counter_of
+from cluster.ids import counter_of, parse_job
 from cluster.jobs import Failure, Outcome, Spec
 from cluster.messages import (
     Accepted,
@@ -92,7 +93,9 @@ class Coordinator:
             case Cancel():
                 self._cancel([counter_of(job) for job in message.jobs])
             case Ask():
-                known = message.topic == "status"
+                if message.topic == "cancel":
+                    self.ends_what_runs(message.about)
+                known = message.topic in ("status", "cancel")
                 body = {"about": message.about} if known else {}
                 self.say(Answer(message.ask, "" if known else f"no topic is called {message.topic!r}", body))
             case Chunk():
@@ -114,6 +117,10 @@ class Coordinator:
     def accept_all(self) -> None:
         self._accepted = max(self.counters, default=0)
         self.say(Accepted(self._accepted))
+
+    def ends_what_runs(self, about: dict[str, Any]) -> None:
+        for text in about["jobs"] if about["running"] else ():
+            self.settle(counter_of(parse_job(text)), Outcome.CANCELLED, Failure("Cancelled", "cancelled while it ran"))
 
     def settle(self, counter: int, outcome: Outcome, failure: Failure) -> None:
         self._open.pop(counter, None)
@@ -406,6 +413,48 @@ def test_in_an_event_loop_cancel_sends_the_wish_and_does_not_wait(connect: Conne
         assert future.cancelled()
 
     asyncio.run(main())
+
+
+def test_what_runs_is_ended_when_that_is_said(connect: Connect) -> None:
+    coordinator = Coordinator(runs=False)
+    coordinator.cancels = False
+    client = connect(coordinator)
+    future = client.submit(abs, 1)
+    assert future.accepted(SOON_S)
+    assert not future.cancel() and not future.done()
+    assert future.cancel(running=True) and future.cancelled()
+
+
+def test_where_it_must_not_wait_the_wish_to_end_what_runs_is_sent(connect: Connect) -> None:
+    """In an event loop and in a callback: there nothing may block, and nothing is raised."""
+    coordinator = Coordinator(runs=False)
+    coordinator.cancels = False
+    client = connect(coordinator)
+    future, first, second = (client.submit(abs, n) for n in range(3))
+    assert second.accepted(SOON_S)
+
+    async def main() -> None:
+        assert not future.cancel(running=True)
+        with pytest.raises(asyncio.CancelledError):
+            await future
+
+    asyncio.run(main())
+    said: list[bool] = []
+    first.add_done_callback(lambda _: said.append(second.cancel(running=True)))
+    coordinator.settle(2, Outcome.CANCELLED, Failure("Cancelled", "cancelled"))
+    until(second.cancelled)
+    assert said == [False]
+
+
+def test_a_client_that_is_gone_cannot_end_what_runs(connect: Connect) -> None:
+    coordinator = Coordinator(runs=False)
+    client = connect(coordinator)
+    future = client.submit(abs, 1)
+    assert future.accepted(SOON_S)
+    client.shutdown(wait=False, cancel_futures=False)
+    coordinator.run_all()
+    assert future.result(SOON_S) == 1
+    assert not future.cancel(running=True)
 
 
 def test_on_the_sessions_thread_cancel_does_not_wait(connect: Connect) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,10 +10,22 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 import cluster
-from cluster import cli, errors
+from cluster import cli, errors, job_pictures
 
+TRIED: dict[str, Any] = {
+    "node": "quarry",
+    "worker": 71,
+    "queued_s": 2.0,
+    "waited_s": 0.5,
+    "init_s": 0.0,
+    "cold": False,
+    "run_s": 0.5,
+    "cpu_s": None,
+    "peak_bytes": None,
+}
 DEAD: dict[str, Any] = {
     "id": "3f9c01d2a4b5e6f7-17",
     "state": "failed",
@@ -33,9 +46,10 @@ DEAD: dict[str, Any] = {
     "key": "order-17",
     "retry_of": None,
     "after": [],
+    "saved_bytes": 0,
     "attempts": [
-        {"number": 1, "node": "quarry", "worker": 71, "ended": 1_700_000_030.0, "run_s": 0.5, "error": "421 try later"},
-        {"number": 2, "node": "quarry", "worker": 71, "ended": 1_700_000_060.0, "run_s": 0.5, "error": "550 \x1b[2J"},
+        {**TRIED, "number": 1, "ended": 1_700_000_030.0, "error": "421 try later"},
+        {**TRIED, "number": 2, "ended": 1_700_000_060.0, "error": "550 \x1b[2J"},
     ],
 }
 WAITS: dict[str, Any] = {
@@ -98,8 +112,8 @@ class Coordinator:
         self._note("explain", id)
         return ["it is not due for another 5 s, as it was handed in", "\x1b[2Jred"]
 
-    def cancel(self, *ids: str) -> int:
-        self._note("cancel", ids)
+    def cancel(self, *ids: str, running: bool = False) -> int:
+        self._note("cancel", ids, *(["running"] if running else []))
         return len(ids)
 
     def retry(self, *ids: str) -> dict[str, str]:
@@ -218,6 +232,23 @@ def test_one_job_is_shown_with_its_attempts() -> None:
     assert ("explain", DEAD["id"]) not in Coordinator.asked
 
 
+def test_what_an_attempt_has_used_is_shown_where_it_was_measured() -> None:
+    def shown(*attempts: dict[str, Any], **more: Any) -> str:
+        console = Console(width=150, file=io.StringIO())
+        told = {"error": "", "number": 1, "ended": 1_700_000_030.0}
+        job = {**DEAD, "attempts": [{**TRIED, **told, **attempt} for attempt in attempts], **more}
+        console.print(job_pictures.job_panel(job, [], 1_700_000_100.0))
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    assert "memory" not in shown({}) and "2.5 s" in shown({})
+    measured = shown({"cpu_s": 0.3, "peak_bytes": 90 << 20, "cold": True, "init_s": 0.1}, {"cpu_s": None})
+    for part in ("cpu", "memory", "0.3 s", "90 MiB", "71 cold"):
+        assert part in measured
+    assert "1,234 bytes, for its next attempt" in shown({}, saved_bytes=1_234)
+    assert "next attempt" not in shown({})
+
+
 def test_an_unfinished_job_is_shown_with_why_it_does_not_run() -> None:
     shown = invoke("job", "3f9c01d2a4b5e6f7-18")
     assert "it is not due for another 5 s" in shown.output
@@ -289,6 +320,11 @@ def test_orders_as_documents() -> None:
     assert json.loads(invoke("drop", "--all", "-y", "--json").output) == {"found": 2, "dropped": 2}
     made = {WAITS["id"]: "0000000000000000-1", DEAD["id"]: "0000000000000000-1"}
     assert json.loads(invoke("retry", "--all", "-y", "--json").output) == {"found": 2, "made": made}
+
+
+def test_what_runs_is_cancelled_when_that_is_said() -> None:
+    assert json.loads(invoke("cancel", DEAD["id"], "--running", "--json").output) == {"found": 1, "cancelled": 1}
+    assert orders() == [("cancel", (DEAD["id"],), "running")]
 
 
 def test_new_jobs_are_told_by_name() -> None:

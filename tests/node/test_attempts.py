@@ -12,7 +12,9 @@ from tests.playbook import SPEC
 
 
 def attempt(token: int = 7, phase: Phase = Phase.QUEUED) -> Attempt:
-    return Attempt(Run(token, bytes(16), 1, SPEC, b"", None), 0.0, phase=phase, last=Step.GIVEN)
+    attempt = Attempt(Run(token, bytes(16), 1, SPEC, b"", None), 0.0)
+    attempt.phase, attempt.last = phase, Step.GIVEN
+    return attempt
 
 
 @pytest.mark.parametrize("phase", Phase)

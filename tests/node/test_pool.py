@@ -55,6 +55,7 @@ def exit_hard(): os._exit(3)
 def segfault(): ctypes.string_at(0)
 def abort(): os.abort()
 def kill_self(): os.kill(os.getpid(), signal.SIGKILL)
+def kill_parent(): os.kill(os.getppid(), signal.SIGKILL); signal.pause()
 def sys_exit(): sys.exit(7)
 def ctrl_c(): os.kill(os.getpid(), signal.SIGINT); signal.pause()
 def double(x): return 2 * x
@@ -78,6 +79,20 @@ def fork_and_raise():
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     sys.exit(5)
+
+def forks():
+    """The child comes back too, and is waited for."""
+    child = os.fork()
+    if child: os.waitpid(child, 0)
+def appends(path):
+    with open(path, "a") as f: f.write("x")
+class ForksInPickle:
+    def __reduce__(self):
+        forks()
+        return int, ()
+def appends_and_forks(path):
+    appends(path)
+    return ForksInPickle()
 
 def leave_a_child_behind():
     return subprocess.Popen(["sleep", "600"]).pid
@@ -366,6 +381,15 @@ def running(pid: int) -> bool:
         return False
 
 
+def wait_for_cpu(pid: int) -> None:
+    """Until the process has worked for a while from now on."""
+    spent = Path(f"/proc/{pid}/schedstat")
+    enough = int(spent.read_text().split()[0]) + 50_000_000
+    end = time.monotonic() + PATIENCE_S
+    while int(spent.read_text().split()[0]) < enough:
+        assert time.monotonic() < end, "it does not work"
+
+
 def first(pool: WorkerPool, kind: type[T]) -> T:
     """The first event of that kind."""
     end = time.monotonic() + PATIENCE_S
@@ -502,7 +526,7 @@ def test_a_missing_file_fails_the_job_and_names_the_node(host: Host) -> None:
 def test_the_largest_inline_packet_passes(host: Host) -> None:
     host.spawn()
     run = host.run("builtins:len", bytes(INLINE_BYTES - 100))
-    host.give(run._replace(spec=Spec("x" * INLINE_BYTES, False, run.spec.code)))
+    host.give(run._replace(about=msgpack.packb({"key": "x" * INLINE_BYTES})))
     assert host.results(1) == [INLINE_BYTES - 100]
 
 
@@ -664,6 +688,18 @@ def test_nothing_of_a_job_reaches_the_next_one(host: Host, tmp_path: Path) -> No
     assert before == after and host.rows()[2] and host.of(WorkerDone)[-1].pid == pid
 
 
+def test_the_shortest_job_that_changes_directory_or_mask_is_noticed(host: Host, tmp_path: Path) -> None:
+    host.spawn()
+    host.give(host.run("where"), host.run("where"))
+    (_, before) = host.results(2)
+    mask: tuple[Any, ...] = (signal.SIG_BLOCK, [signal.SIGTERM])
+    for n, (name, args) in enumerate(
+        {"os:chdir": ("/",), "posix:chdir": ("/",), "signal:pthread_sigmask": mask}.items()
+    ):
+        host.give(host.run(name, *args), host.run("where"))
+        assert host.results(4 + 2 * n)[-1] == before, name
+
+
 def test_an_attempt_is_measured(host: Host) -> None:
     host.spawn()
     host.give(host.run("double", 1), host.run("use", 64 << 20, 0.2), host.run("double", 1))
@@ -808,11 +844,13 @@ def test_what_runs_is_interrupted(host: Host, tmp_path: Path, job: str, timeout_
 
 @pytest.mark.parametrize("job", ["loop_in_c", "block_signals"])
 def test_what_cannot_be_interrupted_is_killed_with_its_stack(host: Host, tmp_path: Path, job: str) -> None:
-    host.spawn()
+    pid = host.spawn()
     started = tmp_path / "started"
     os.mkfifo(started)
     (token,) = host.give(host.run(job, str(started)))
     started.read_text()
+    if job == "loop_in_c":
+        wait_for_cpu(pid)
     gone = end_of(host, token, within_s=0.3)
     assert isinstance(gone, WorkerGone) and gone.suspect == token
     assert job == "block_signals" or "in loop_in_c" in gone.stack
@@ -999,6 +1037,20 @@ def test_a_forked_child_that_comes_back_ends_instead_of_serving(host: Host, job:
     assert [row.token for row in host.rows()] == tokens
 
 
+@pytest.mark.parametrize("moment", ["loading", "packing"])
+def test_a_child_forked_beside_the_function_does_not_go_on_as_the_worker(host: Host, moment: str) -> None:
+    """Neither runs it the job a second time, nor does it answer for it."""
+    host.spawn()
+    ran = host.root / "ran"
+    run = host.run("appends" if moment == "loading" else "appends_and_forks", str(ran))
+    if moment == "loading":
+        run = run._replace(spec=replace(run.spec, code=b"cjobs\nforks\n)R0" + run.spec.code))
+    tokens = host.give(run, host.run("double", 2))
+    assert host.results(2)[1] == 4
+    assert [row.token for row in host.rows()] == tokens
+    assert ran.read_text() == "x"
+
+
 def test_a_half_written_result_is_removed_with_its_worker(host: Host) -> None:
     pid = host.spawn()
     part = Path(program.part_path(str(host.blobs), pid, 1))
@@ -1019,6 +1071,33 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert (gone.suspect, gone.unread) == (None, tokens)
 
 
+def test_a_worker_asked_of_a_dead_zygote_says_why_it_died(tmp_path: Path) -> None:
+    host = Host(tmp_path, env={"PYTHONHOME": "/nonexistent"})
+    with contextlib.closing(host.pool):
+        host.pool.perform(SpawnWorker(0))
+        zygote = host.pool._zygote
+        assert zygote is not None
+        assert select.select([zygote.pidfd], [], [], PATIENCE_S)[0]
+        host.pool.perform(SpawnWorker(1))  # its request finds nobody
+        host.wait(lambda: len(host.of(WorkerGone)) == 2)
+    for gone in host.of(WorkerGone):
+        assert gone.cause.startswith("could not be started: exit code 1; ") and "encodings" in gone.cause
+
+
+def test_what_a_worker_had_begun_whose_birth_was_not_told_is_not_taken_for_unread(host: Host) -> None:
+    host.spawn()
+    zygote = host.pool._zygote
+    assert zygote is not None
+    host.pool.perform(SpawnWorker(1))
+    assert select.select([zygote.control], [], [], PATIENCE_S)[0]
+    _, fds, _, _ = socket.recv_fds(zygote.control, 4096, 1)
+    os.close(fds[0])
+    (token,) = host.give(host.run("kill_parent"), slot=1)
+    host.wait(lambda: len(host.of(WorkerGone)) == 2)
+    gone = next(e for e in host.of(WorkerGone) if e.slot == 1)
+    assert (gone.suspect, gone.noted, gone.unread) == (token, True, [])
+
+
 def test_a_process_that_cannot_be_made_is_a_worker_gone(tmp_path: Path) -> None:
     host = Host(tmp_path, cwd=str(tmp_path / "missing"))
     with contextlib.closing(host.pool):
@@ -1034,11 +1113,15 @@ def test_a_process_that_cannot_be_made_is_a_worker_gone(tmp_path: Path) -> None:
         b"junk",
         bytes(1_000),
         b"\xc1",
-        b"\x98\x00\x00\xc4\x00\xc0\x00\x00\x00\xa0",  # "ready", a second time
-        b"\x98\x63\x00\xc4\x00\xc0\x00\x00\x00\xa0",  # a result of attempt 99
-        b"\x98\x02\x00\xc4\x00\xc0\x00\x00\x00\xa0",  # a result of an attempt it has not read
-        b"\x98\x01\x0b\xc4\x00\xc0\x00\x00\x00\xa0",  # an unknown outcome
+        b"\x94\x00\x00\xc4\x00\x00",  # "ready", a second time
+        b"\x94\x63\x00\xc4\x00\x00",  # a result of attempt 99
+        b"\x94\x02\x00\xc4\x00\x00",  # a result of an attempt it has not read
+        b"\x94\x01\x0b\xc4\x00\x00",  # an unknown outcome
         b"\x94\x01\x00\xc4\x00\xc0",
+        b"\x93\x01\x00\xc4\x00",
+        b"\x98\x01\x00\xc4\x00\x00\xa0\x00\x00\xa0",  # a blob without a name
+        b"\x98\x01\x00\xc4\x00\x00\xc0\xc0\x00\xa0",
+        b"\x98\x01\x00\xc4\x00\x00\xc0\x00\x00\xc0",
     ],
 )
 def test_a_worker_that_sends_junk_is_killed_with_its_attempt(host: Host, junk: bytes) -> None:

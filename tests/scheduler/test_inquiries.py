@@ -173,7 +173,7 @@ def test_a_client_that_leaves_is_answered_nothing(play: CoordinatorPlay, monkeyp
         client.say(Bye("it leaves"))
     play.look_into_questions()
     play.nothing_else()
-    assert not play.coordinator._inquiries
+    assert not play.coordinator._desk._inquiries
 
 
 def test_too_many_questions_at_once_are_refused(play: CoordinatorPlay) -> None:
@@ -361,14 +361,14 @@ def test_jobs_of_other_namespaces_are_neither_seen_nor_touched(play: Coordinator
     for topic in ("job", "explain"):
         for one in (over, waits):
             assert play.is_refused(client, topic, id=one) == f"no job {one} is known to this coordinator"
-    assert play.asks(client, "cancel", jobs=[waits]) == {"found": 0, "cancelled": 0}
+    assert play.asks(client, "cancel", jobs=[waits]) == {"found": 0, "cancelled": 0, "ending": 0}
     assert play.asks(client, "retry", jobs=[over])["made"] == {}
     assert play.asks(client, "drop", jobs=[over, waits]) == {"dropped": 0}
     owner = play.new_client(OWNER)
     owner.joins()
     assert found(play, owner) == [waits, over]
     assert play.asks(owner, "job", id=over)["job"]["namespace"] == "theirs"
-    assert play.asks(owner, "cancel", jobs=[waits]) == {"found": 1, "cancelled": 1}
+    assert play.asks(owner, "cancel", jobs=[waits]) == {"found": 1, "cancelled": 1, "ending": 0}
     other.gets_failure(2, Outcome.CANCELLED)
     play.nothing_else()
 
@@ -385,7 +385,7 @@ def test_cancel_counts_what_ended_at_once_and_asks_back_what_was_placed(play: Co
     client.submit(about=About(delay_s=600.0))
     client.gets_accepted(3)
     every = ids(client, 1, 2, 3)
-    assert play.asks(second, "cancel", jobs=[*every, every[2]]) == {"found": 3, "cancelled": 1}
+    assert play.asks(second, "cancel", jobs=[*every, every[2]]) == {"found": 3, "cancelled": 1, "ending": 0}
     client.gets_failure(3, Outcome.CANCELLED)
     node.gets(Retract, tokens=[placed])
     node.say(Returned([placed], []))

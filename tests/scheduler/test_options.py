@@ -290,11 +290,14 @@ def test_a_failure_told_twice_around_a_restart_counts_once(play: CoordinatorPlay
     client.gets_accepted(1)
     play.restart()
     node.joins((token, client.job(1), 1))  # it has had no word that its result was taken
+    node.gets(Discard, tokens=[token])
     client.joins(accepted=1)
     client.say(Awaiting([1]))
-    node.raises(token)
+    again = node.runs(client.job(1), attempt=2)
+    node.raises(token)  # it crossed the word
+    node.gets(Discard, tokens=[token])
     play.live(1, node, client)
-    node.finishes(node.runs(client.job(1), attempt=2))
+    node.finishes(again)
     client.gets_results(1, outcome=Outcome.SUCCEEDED)
     assert [t["number"] for t in play.story_of(client, 1)["attempts"]] == [1, 2]
     play.nothing_else()

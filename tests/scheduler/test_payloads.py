@@ -29,7 +29,7 @@ def test_what_is_in_memory_is_counted_whatever_becomes_of_it() -> None:
     book = Payloads(10)
     jobs = [made(1), made(2), made(3)]
     for job in jobs:
-        book.taken(job)
+        book.taken([job])
     assert (book.bytes, book.absent, book.full) == (15, 0, True)
     book.relieve(jobs[2])
     book.relieve(jobs[1])
@@ -46,7 +46,7 @@ def test_what_is_in_memory_is_counted_whatever_becomes_of_it() -> None:
 
 def test_a_payload_that_comes_when_its_job_has_ended_is_nobodys() -> None:
     book, job = Payloads(10), made(1, absent=True)
-    book.taken(job)
+    book.taken([job])
     assert book.wanted([job]) == [1]
     book.ended(job)
     book.arrived({1: b"12345"})

@@ -66,7 +66,7 @@ class ReadyQueueAgainstModel(RuleBasedStateMachine):
     def push(self, which: int, count: int) -> None:
         for _ in range(count):
             self.ready.append(self.made.job(which=which))
-            self.queue.push(self.ready[-1])
+            self.queue.push([self.ready[-1]])
 
     @precondition(lambda self: self.ready)
     @rule(data=st.data())
@@ -127,10 +127,10 @@ def test_an_empty_queue_has_no_turn() -> None:
 def test_dropped_jobs_are_swept_out_before_they_outnumber_the_rest() -> None:
     made, queue = Made(), ReadyQueue()
     first = made.job()
-    queue.push(first)
+    queue.push([first])
     for _ in range(1, 10 * SWEEP):
         job = made.job()
-        queue.push(job)
+        queue.push([job])
         queue.dropped(job)
         job.state = State.FINISHED
         assert queue.count("default") <= 2 * SWEEP + 3
@@ -168,7 +168,7 @@ def test_jobs_that_come_back_many_or_few_at_a_time_stand_by_their_rank(away: lis
     made, queue = Made(), ReadyQueue()
     jobs = {n: made.job() for n in range(1, 401)}
     for n in sorted(jobs.keys() - set(away)):
-        queue.push(jobs[n])
+        queue.push([jobs[n]])
     for first in range(0, len(away), at_once):
         queue.push_back([jobs[n] for n in away[first : first + at_once]])
     turn = queue.turn(may_go)
@@ -185,7 +185,7 @@ def test_weights_of_three_to_one_deal_three_to_one() -> None:
     for name, weight in (("a", 3), ("b", 1)):
         made.queues.named(name).settings.weight = weight
         for _ in range(10_000):
-            queue.push(made.job(queue=name))
+            queue.push([made.job(queue=name)])
     got = Counter(job.record.queue.name for job in served(queue, 10_000))
     assert got["a"] / got["b"] == pytest.approx(3, rel=0.05)
 
@@ -196,7 +196,7 @@ def test_no_queue_is_ever_more_than_a_turn_off_its_share(weights: list[int], tur
     for n, weight in enumerate(weights):
         made.queues.named(f"q{n}").settings.weight = weight
         for _ in range(turns):
-            queue.push(made.job(queue=f"q{n}"))
+            queue.push([made.job(queue=f"q{n}")])
     got: Counter[str] = Counter()
     for done, job in enumerate(served(queue, turns), 1):
         got[job.record.queue.name] += 1
@@ -207,9 +207,9 @@ def test_no_queue_is_ever_more_than_a_turn_off_its_share(weights: list[int], tur
 def test_tenants_take_turns_however_much_one_has_waiting() -> None:
     made, queue = Made(), ReadyQueue()
     for _ in range(1_000):
-        queue.push(made.job(fair_key="large"))
+        queue.push([made.job(fair_key="large")])
     for _ in range(10):
-        queue.push(made.job(fair_key="small"))
+        queue.push([made.job(fair_key="small")])
     tenants = [job.record.fair_key for job in served(queue, 21)]
     assert tenants.count("small") == 10
 
@@ -219,12 +219,12 @@ def test_who_comes_late_or_was_paused_has_saved_up_no_turns() -> None:
     paused = made.queues.named("paused")
     for name in ("paused", "busy"):
         for _ in range(1_000):
-            queue.push(made.job(queue=name))
+            queue.push([made.job(queue=name)])
     paused.settings.paused = True
     assert {j.record.queue.name for j in served(queue, 500)} == {"busy"}
     paused.settings.paused = False
     for _ in range(300):
-        queue.push(made.job(queue="late"))
+        queue.push([made.job(queue="late")])
     got = Counter(job.record.queue.name for job in served(queue, 300))
     assert all(99 <= got[name] <= 102 for name in ("paused", "busy", "late")), got
 
@@ -234,7 +234,7 @@ def test_a_step_of_priority_is_worth_so_much_waiting_and_nothing_starves() -> No
     old = made.job(since=0.0)
     urgent = [made.job(since=n, priority=1) for n in range(100)]
     for job in (old, *urgent):
-        queue.push(job)
+        queue.push([job])
     order = served(queue)
     assert order.index(old) == sum(job.since - PRIORITY_S < 0 for job in urgent) == PRIORITY_S
 

@@ -13,6 +13,7 @@ from cluster.messages import (
     Awaiting,
     Bye,
     Discard,
+    Draining,
     Fetch,
     GoOn,
     Hold,
@@ -238,6 +239,28 @@ def test_a_cancel_wished_while_nobody_knows_who_holds_the_job_is_kept_in_mind(pl
     play.nothing_else()
     node.joins()
     assert client.gets_failure(1, Outcome.CANCELLED).kind == "Cancelled"
+    play.nothing_else()
+
+
+def test_an_attempt_that_is_known_to_be_over_does_not_take_the_job_from_the_next_one(play: CoordinatorPlay) -> None:
+    """Its node has not heard that its word came; the next attempt has succeeded on another, which is not back yet."""
+    client, slow, quick = play.client(), play.node("n1"), play.new_node("n2")
+    client.submit(spec=Spec("f", False, b"f", rules=Rules(retries=1, retry_delay_s=0.0)))
+    client.gets_accepted(1)
+    first = slow.runs(client.job(1))
+    slow.say(Draining("told to stop"))
+    quick.joins()
+    slow.raises(first)
+    play.wait(0.01)
+    second = quick.runs(client.job(1), attempt=2)
+    play.restart()
+    client.joins(accepted=1)
+    slow.joins((first, client.job(1), 1))
+    slow.gets(Discard, tokens=[first])
+    play.nothing_else()
+    quick.joins((second, client.job(1), 2))
+    quick.finishes(second)
+    client.gets_results(1, outcome=Outcome.SUCCEEDED)
     play.nothing_else()
 
 

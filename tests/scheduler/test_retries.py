@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,7 +157,7 @@ def ended(tries: bytes) -> OutcomeRow:
 def test_a_story_is_what_was_kept() -> None:
     job, other = made(), made()
     job.attempt, job.lost_nodes, job.crashes, job.memory_kills, job.retries, job.snoozes = 1, 1, 2, 3, 4, 5
-    retries.remember(job, "n1", "KeyError: 'x'", 12.5, 1_000, 77)
+    retries.remember(job, "n1", "KeyError: 'x'", 12.5, (1_000, 77))
     retries.restore(other, retries.pack(job))
     assert (other.lost_nodes, other.crashes, other.memory_kills, other.retries, other.snoozes) == (1, 2, 3, 4, 5)
     assert list(other.story) == list(job.story) == retries.story(ended(retries.pack(job)))
@@ -165,7 +166,20 @@ def test_a_story_is_what_was_kept() -> None:
 
 
 def test_the_story_of_one_attempt_is_short_on_disk_and_whole_when_read() -> None:
-    assert retries.story(ended(retries.pack_only(1_000, 77))) == [retries.Tried(1, "n1", "", 12.5, 1_000, 77)]
+    packed = retries.pack_only(1_000, 77)
+    [tried] = retries.story(ended(packed))
+    assert tried == retries.Tried(1, "n1", "", 12.5, 1_000, 77, queued_us=12_499_000)
+    assert len(packed) == 16
+
+
+def test_a_record_of_one_attempt_is_whole_when_read() -> None:
+    for took in (retries.Used(1, 2, 3, 4, 5, 6, 7), retries.Used(*[1 << 40] * 7)):
+        assert retries.story(ended(retries.pack_only(*took))) == [retries.Tried(1, "n1", "", 12.5, *took)]
+
+
+def test_a_story_of_an_earlier_release_is_read() -> None:
+    tries = bytes(msgpack.packb(((0, 0, 0, 1, 0), [(1, "n1", "no", 12.0, 1_000, 77)])))
+    assert retries.story(ended(tries)) == [retries.Tried(1, "n1", "no", 12.0, 1_000, 77)]
 
 
 def test_an_attempt_is_counted_once() -> None:

@@ -96,7 +96,7 @@ def test_what_is_due_is_a_job_like_any_other(play: CoordinatorPlay) -> None:
     job = node.gets(Assign, payloads=[b"args"], attempts=[1], code=[[sha_of(CODE), CODE]])
     assert Spec.decode(job.specs[0]) == replace(VALUE, rules=Rules(retries=3, queue="night"), owner="ann")
     [[_, told]] = job.about
-    assert msgpack.unpackb(told) == {"schedule": "s", "nominal_us": round((START.wall + 10) * 1e6)}
+    assert msgpack.unpackb(told) == {"schedule": "s", "nominal_us": round((START.wall + 10) * 1e6), "queue": "night"}
     [found] = play.asks(orders.client, "jobs")["jobs"]
     assert (found["schedule"], found["nominal"], found["arguments"]) == ("s", START.wall + 10, "1, 2")
     node.finishes(job.tokens[0], run_us=7)

@@ -66,7 +66,8 @@ def _of_coordinator(machine: CoordinatorMachine, world: World) -> Iterator[str]:
     it = machine.coordinator
     rows = world.kept.rows.rows
     yield from _left(it, "_ready", "_adrift")
-    yield from _left(it, "_inquiries", "_keyed", "_aliased", "_parents_ended")
+    yield from _left(it._desk, "_inquiries")
+    yield from _left(it, "_keyed", "_aliased", "_parents_ended")
     yield from _left(it._dependencies, "_children", "_missing")
     for queue in it._queues:
         yield from _left(queue, "leased", "by_node", "jobs")

@@ -494,7 +494,7 @@ class World:
         peer = coordinator._clients.get(client.session.session)
         for story in stories[:3]:
             job = None if peer is None else peer.jobs.get(int.from_bytes(story.id[8:], "big"))
-            why = ", ".join(coordinator._explain(job)) if job is not None else ""
+            why = ", ".join(coordinator._desk.explain(job)) if job is not None else ""
             words.append(f"the coordinator has {job.state.value if job else 'nothing'} of it ({why})")
         return "; ".join(words)
 

@@ -29,6 +29,8 @@ def _model(directory: Path) -> Opener:
 BODIES: dict[str, Body] = {
     "model": Body(_model, survives=False),
     "sqlite": Body(lambda directory: lambda: SqliteStore(directory)),
+    "sqlite, pages of up to 3": Body(lambda directory: lambda: SqliteStore(directory, sizes=(1, 3))),
+    "sqlite, pages of 2 to 5": Body(lambda directory: lambda: SqliteStore(directory, sizes=(2, 5))),
 }
 
 

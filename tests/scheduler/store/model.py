@@ -221,11 +221,6 @@ class ModelStore:
                 break
         return History(found, before if below and before > rows.pruned + 1 else 0)
 
-    def outcomes_of(self, session: bytes, after: int, most: int) -> list[OutcomeRow]:
-        low = session + after.to_bytes(8, "big")
-        rows = [r for r in self._committed().outcomes.values() if r.id.startswith(session) and r.id > low]
-        return sorted(rows, key=lambda r: r.id)[:most]
-
     def prune(self, before: float, keep: int, most: int, now: float) -> Pruned:
         rows = self._written()
         gone: list[OutcomeRow] = []

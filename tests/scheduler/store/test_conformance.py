@@ -50,6 +50,7 @@ from tests.scheduler.store.rows import (
     keys,
     node,
     orders,
+    outcomes_of,
     put,
     ranks,
     refused,
@@ -152,7 +153,6 @@ def test_every_row_comes_back_as_it_was_written(
     assert store.payloads([job.rank]) == {job.rank: job.payload}
     assert store.outcome(outcome.id) == outcome
     assert store.history(Search(), 0, 10, 10) == History([outcome._replace(payload=b"")], 0)
-    assert store.outcomes_of(outcome.id[:8], 0, 10) == ([] if outcome.id[8:] == bytes(8) else [outcome])
     store.close()
 
 
@@ -161,7 +161,7 @@ def test_a_fresh_store_is_empty(store: Store) -> None:
     assert (store.alias(job(1).id), store.arguments(job(1).id)) == (None, None)
     assert store.history(Search(), 0, 10, 10) == store.history(Search(), 77, 10, 10) == History([], 0)
     assert store.unfinished(0, 10, True) == []
-    assert (store.outcome(job(1).id), store.outcomes_of(ANNE, 0, 10)) == (None, [])
+    assert (store.outcome(job(1).id), outcomes_of(store, ANNE)) == (None, [])
     assert store.payloads([1, 2]) == {}
     assert store.prune(1e12, 0, 10, 1e12) == Pruned(0, [])
 
@@ -190,7 +190,7 @@ def test_any_number_of_rows_goes_into_one_transaction(store: Store, reopen: Reop
     assert ranks(store) == list(every)
     put(store, ends(*every))
     store = reopen()
-    assert [row.rank for row in store.outcomes_of(ANNE, 0, 10_000)] == list(every)
+    assert [row.rank for row in outcomes_of(store, ANNE)] == list(every)
     assert (ranks(store), store.recover().outcomes) == ([], n)
 
 
@@ -349,7 +349,6 @@ def test_nothing_is_told_of_what_is_not_committed(store: Store) -> None:
     for ask in (
         store.recover,
         lambda: store.outcome(job(1).id),
-        lambda: store.outcomes_of(ANNE, 0, 1),
         lambda: store.unfinished(0, 1, True),
         lambda: store.payloads([1]),
         lambda: store.alias(job(1).id),
@@ -399,19 +398,6 @@ def test_a_commit_may_be_made_in_another_thread(store: Store, reopen: Reopen) ->
 # ------------------------------------------------------------------------------------ outcomes
 
 
-def test_outcomes_of_a_session_come_by_counter_in_pages(store: Store) -> None:
-    counters = [1, 2, 255, 256, 257, 70_000, 2**40]
-    rows = [job(counter, rank) for rank, counter in enumerate(counters, 1)]
-    put(store, Changes(jobs=[*rows, job(3, 100, BERT)]))
-    put(store, Changes(outcomes=[ended(row) for row in reversed(rows)] + [ended(job(3, 100, BERT))]))
-    first = store.outcomes_of(ANNE, 0, 3)
-    assert first == [ended(row) for row in rows[:3]]
-    assert store.outcomes_of(ANNE, 255, 3) == [ended(row) for row in rows[3:6]]
-    assert store.outcomes_of(ANNE, 70_000, 3) == [ended(rows[6])]
-    assert store.outcomes_of(ANNE, 2**40, 3) == store.outcomes_of(b"nobody..", 0, 3) == []
-    assert store.outcomes_of(b"\xff" * 8, 0, 3) == []
-
-
 def test_the_oldest_are_pruned_first_by_number_in_slices(store: Store, reopen: Reopen) -> None:
     put(store, jobs(*range(1, 11)))
     put(store, ends(4, 3, 2, 1))
@@ -422,7 +408,7 @@ def test_the_oldest_are_pruned_first_by_number_in_slices(store: Store, reopen: R
         store.commit()
     assert slices == [4, 2, 0, 0]
     store = reopen()
-    assert [row.rank for row in store.outcomes_of(ANNE, 0, 100)] == [6, 7, 8]
+    assert [row.rank for row in outcomes_of(store, ANNE)] == [6, 7, 8]
     assert (store.recover().outcomes, ranks(store)) == (3, [5])
 
 
@@ -430,7 +416,7 @@ def test_what_is_older_is_pruned_and_what_is_as_old_stays(store: Store) -> None:
     put(store, jobs(1, 2, 3, 4), ends(1, 2, 3, 4))  # at 1.0 to 4.0 s
     assert store.prune(3.0, 100, 100, 0.0) == Pruned(2, [])
     store.commit()
-    assert [row.at for row in store.outcomes_of(ANNE, 0, 100)] == [3.0, 4.0]
+    assert [row.at for row in outcomes_of(store, ANNE)] == [3.0, 4.0]
 
 
 def test_pruning_ends_at_the_first_that_is_kept(store: Store) -> None:
@@ -462,7 +448,7 @@ def test_pruning_is_part_of_the_transaction_it_falls_in(store: Store, reopen: Re
     assert store.prune(0.0, 1, 100, 0.0).outcomes == 1
     store.commit()
     store = reopen()
-    assert [row.rank for row in store.outcomes_of(ANNE, 0, 9)] == [2]
+    assert [row.rank for row in outcomes_of(store, ANNE)] == [2]
 
 
 def test_outcomes_are_kept_in_order_when_all_before_were_pruned(store: Store, reopen: Reopen) -> None:
@@ -475,7 +461,7 @@ def test_outcomes_are_kept_in_order_when_all_before_were_pruned(store: Store, re
     put(store, ends(5))
     assert store.prune(0.0, 1, 100, 0.0).outcomes == 2
     store.commit()
-    assert [row.rank for row in store.outcomes_of(ANNE, 0, 100)] == [5]
+    assert [row.rank for row in outcomes_of(store, ANNE)] == [5]
 
 
 # ------------------------------------------------------------------------------------ keys and settings
@@ -501,7 +487,7 @@ def test_an_alias_tells_its_job_and_what_became_of_it(store: Store, reopen: Reop
     assert store.alias(job(1).id) is None
     found = [store.outcome(alias(n, job(1)).id) for n in (5, 6, 7, 8)]
     assert found == [ended(job(1), at=1.0), ended(job(1), at=1.0), None, None]
-    assert store.outcomes_of(BERT, 0, 10) == [], "an alias is no row of its session's outcomes"
+    assert outcomes_of(store, BERT) == [], "an alias is no row of its session's outcomes"
 
 
 def test_an_id_is_an_alias_once(store: Store, reopen: Reopen) -> None:
@@ -635,8 +621,8 @@ def test_results_go_in_slices_the_oldest_moment_first_after_the_rows_that_go(sto
     put(store, Changes(jobs=rows, outcomes=ends))
     assert store.prune(3.0, 9, 3, 99.0) == Pruned(3, []), "two rows, and one result"
     store.commit()
-    left = [row.rank for row in store.outcomes_of(ANNE, 0, 9) if row.payload]
-    assert ([row.rank for row in store.outcomes_of(ANNE, 0, 9)], left) == ([3, 4, 5, 6], [3, 4, 5])
+    left = [row.rank for row in outcomes_of(store, ANNE) if row.payload]
+    assert ([row.rank for row in outcomes_of(store, ANNE)], left) == ([3, 4, 5, 6], [3, 4, 5])
     assert [store.prune(3.0, 9, 2, 99.0).outcomes for _ in range(3)] == [2, 1, 0]
     store.commit()
 
@@ -838,7 +824,7 @@ def test_kill_9_takes_what_was_written_and_not_committed(lasting: str, tmp_path:
     child.wait()
     store = BODIES[lasting].opener(tmp_path)()
     found = store.recover()
-    assert (ranks(store), store.outcomes_of(ANNE, 0, 9)) == ([2], [ended(job(1), at=1.0)])
+    assert (ranks(store), outcomes_of(store, ANNE)) == ([2], [ended(job(1), at=1.0)])
     assert (found.sessions, found.keys, found.settings) == ([], [key("kept")], {"kept": b"1"})
     assert (store.alias(alias(1, job(1)).id), store.arguments(job(2).id), of(history(store))) == (None, None, [1])
     store.close()

@@ -19,6 +19,7 @@ from cluster import file_systems
 from cluster.errors import ConfigError
 from cluster.file_systems import NETWORK_FILE_SYSTEMS
 from scheduler.store import Changes, JobRow, Search, StoreFailed, sqlite
+from scheduler.store.pages import LEAST, MOST
 from scheduler.store.sqlite import SqliteStore
 from tests.scheduler.store.conftest import StartChild
 from tests.scheduler.store.rows import (
@@ -119,9 +120,14 @@ def _garbage(path: Path) -> None:
 
 
 def _overwritten(path: Path) -> None:
+    """All but the first pages and the schema, which is read when a file is opened."""
+    db = sqlite3.connect(path)
+    schema = {n for (n,) in db.execute("SELECT pageno FROM dbstat WHERE name = 'sqlite_schema'")}
+    db.close()
     data = bytearray(path.read_bytes())
-    most = len(data) - 4 * PAGE  # of a larger file this is behind the schema
-    data[most:] = b"\xaa" * (len(data) - most)
+    for number in range(4, len(data) // PAGE + 1):
+        if number not in schema:
+            data[(number - 1) * PAGE : number * PAGE] = b"\xaa" * PAGE
     path.write_bytes(data)
 
 
@@ -152,6 +158,7 @@ def test_damage_in_a_file_too_large_to_check_is_found_when_it_is_read(
 
 HOLDER = """
 import sys
+from scheduler.store.pages import LEAST, MOST
 from scheduler.store.sqlite import SqliteStore
 store = SqliteStore(sys.argv[1])
 print("open", flush=True)
@@ -205,6 +212,7 @@ def test_the_file_has_to_be_one(tmp_path: Path) -> None:
 OPEN_AS_NOBODY = """
 import os, sys
 from cluster.errors import ConfigError
+from scheduler.store.pages import LEAST, MOST
 from scheduler.store.sqlite import SqliteStore
 if os.geteuid() == 0:
     os.setgroups([])
@@ -370,6 +378,7 @@ def test_a_write_for_which_there_is_no_room_fails_with_its_whole_transaction(
 LIMITED = """
 import os, resource, sys
 from scheduler.store import StoreFailed
+from scheduler.store.pages import LEAST, MOST
 from scheduler.store.sqlite import SqliteStore
 from tests.scheduler.store.rows import *
 directory, limit, orderly = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "closes"
@@ -415,6 +424,7 @@ import os, subprocess, sys
 from pathlib import Path
 from cluster.errors import ConfigError
 from scheduler.store import StoreFailed
+from scheduler.store.pages import LEAST, MOST
 from scheduler.store.sqlite import SqliteStore
 from tests.scheduler.store.rows import *
 directory, size = Path(sys.argv[1]), sys.argv[2]
@@ -653,7 +663,9 @@ def test_any_number_of_specs_and_any_length_of_text_may_be_searched_for(store: S
         assert history(store, Search(error=text)) == history(store, Search(summary=text)) == []
 
 
-def test_nothing_asked_or_pruned_costs_more_where_more_is_kept(store: SqliteStore) -> None:
+@pytest.mark.parametrize("sizes", [(LEAST, MOST), (1, 3)])
+def test_nothing_asked_or_pruned_costs_more_where_more_is_kept(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    store = SqliteStore(tmp_path, sizes)
     put(store, Changes(jobs=[job(1, sha=SHA), job(2), job(3), job(4)], specs=[spec()], outcomes=[ended(job(3))]))
     asked: list[str] = []
     store._db.set_trace_callback(asked.append)
@@ -672,6 +684,13 @@ def test_nothing_asked_or_pruned_costs_more_where_more_is_kept(store: SqliteStor
         for statement in asked
         if statement.startswith(("SELECT", "DELETE", "UPDATE", "INSERT INTO arguments"))
         for *_, step in store._db.execute(f"EXPLAIN QUERY PLAN {statement}")
-        if re.search(r"SCAN (jobs|outcomes|arguments|aliases|o|j)\b", step)
+        if re.search(r"SCAN (jobs|outcomes|arguments|aliases|job_pages\w*|outcome_pages|outcome_page_ids|o|j)\b", step)
     }
-    assert scanned == {"SELECT seq, at, sha FROM outcomes ORDER BY seq LIMIT "}, "by its own order, one slice"
+    # by their own order, of which no more is read than is asked for
+    assert scanned <= {
+        "SELECT seq, seq, at, sha FROM outcomes ORDER BY seq LIMIT ",
+        "SELECT first, last, at FROM outcome_pages ORDER BY last LIMIT ",
+        "SELECT first FROM outcome_pages ORDER BY last LIMIT ",
+        "SELECT last, first FROM outcome_pages ORDER BY last",
+    }
+    store.close()
