@@ -59,6 +59,9 @@ Event = WorkerUp | WorkerDone | Recalled | WorkerGone | StateSaved | Seen
 _PIPE_BYTES = 1 << 20
 """Asked for each direction; the kernel may give less, and always enough for the largest packet."""
 
+_PAYLOAD_BYTES = 2 * INLINE_BYTES
+"""Bound of what a worker answers: an inline result, or a failure."""
+
 _BACKLOG_MAX = 1024
 """Packets kept for a full pipe; more are recalled at once. The agent's own bound is far below."""
 
@@ -674,11 +677,17 @@ class WorkerPool:
                     token, end, payload, run_us = fields
                     large = None
                     done = Done(token, end, payload, None, run_us)
-                    sound = _sound(done)
+                    sound = (
+                        type(token) is type(end) is type(run_us) is int
+                        and end in _WORKERS_ENDS
+                        and run_us >= 0
+                        and type(payload) is bytes
+                        and len(payload) <= _PAYLOAD_BYTES
+                    )
                 else:
                     token, end, payload, run_us, large, cpu_us, peak_kib, leaving = fields
                     done = Done(token, end, payload, large, run_us, cpu_us, peak_kib)
-                    sound = _sound(done) and _sound_extras(large, cpu_us, peak_kib, leaving)
+                    sound = _sound(done, leaving)
                 if not sound:
                     fault = f"a packet of {size} bytes that is no result"
             except Exception:  # whatever msgpack makes of a stranger's bytes
@@ -742,24 +751,19 @@ def _kernel_kills() -> int:
         return 0
 
 
-def _sound(done: Done) -> bool:
-    token, end, payload, _, run_us, _, _ = done
+def _sound(done: Done, leaving: Any) -> bool:
+    """The long way of what ``_read`` does for short results."""
+    token, end, payload, large, run_us, cpu_us, peak_kib = done
     return (
-        type(token) is type(end) is type(run_us) is int
+        type(token) is type(end) is type(run_us) is type(cpu_us) is type(peak_kib) is int
         and end in _WORKERS_ENDS
         and run_us >= 0
-        and type(payload) is bytes
-        and len(payload) <= 2 * INLINE_BYTES
-    )
-
-
-def _sound_extras(large: Any, cpu_us: Any, peak_kib: Any, leaving: Any) -> bool:
-    return (
-        type(cpu_us) is type(peak_kib) is int
         and cpu_us >= 0
         and peak_kib >= 0
         and type(leaving) is str
         and len(leaving) <= 200
+        and type(payload) is bytes
+        and len(payload) <= _PAYLOAD_BYTES
         and (
             large is None
             or (
