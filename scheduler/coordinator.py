@@ -1564,8 +1564,9 @@ class Coordinator:
                 self._cancel_ready(job)
             elif running and job.cancel_wished is not Wish.ENDED:
                 job.cancel_wished = Wish.ENDED
-                if job.state is not State.ADRIFT:  # of which the row knows more than we do
+                if job.state is not State.ADRIFT or not job.once:  # of which the row knows more than we do
                     self._journal.standing(job)
+                if job.state is not State.ADRIFT:
                     end.append(job)
             elif job.state is not State.RUNNING and not job.cancel_wished:
                 job.cancel_wished = Wish.UNSTARTED
