@@ -63,6 +63,7 @@ KINDS: dict[str, Kind] = {
     "link_down": Kind(WARNING, "the coordinator is not heard since {seconds:.0f} s: {reason}"),
     "link_back": Kind(WARNING, "registered again after {seconds:.1f} s"),  # as loud as what it ends
     "worker_started": Kind(DEBUG, "worker {pid} serves slot {slot}"),
+    "contained": Kind(INFO, "jobs are contained: {n} ways out were tried, and none leads anywhere{but}"),
     "worker_died": Kind(WARNING, "worker {pid} of slot {slot} died: {cause}"),
     "drains": Kind(
         INFO, "takes nothing new; leaves when {n} attempts have ended, in {seconds:.0f} s at the latest: {reason}"

@@ -92,6 +92,7 @@ PATTERN_CHARACTERS = 5_000
 LAST = 2**63 - 1
 
 MIGRATIONS: tuple[str, ...] = (
+    # Counters (kind 0) and settings (1) share a table, since nearly every turn changes one of each.
     # Payloads stand last, so that what stands before them is read without them; what is searched for stands first.
     """
     CREATE TABLE sessions (
@@ -109,7 +110,7 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX jobs_with_blobs ON jobs (sha, size) WHERE sha IS NOT NULL;
     CREATE TABLE outcomes (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, outcome INTEGER NOT NULL, dead INTEGER NOT NULL,
+        seq INTEGER PRIMARY KEY, at REAL NOT NULL, outcome INTEGER NOT NULL, dead INTEGER NOT NULL,
         spec INTEGER NOT NULL, summary TEXT NOT NULL, node TEXT NOT NULL, error TEXT NOT NULL, id BLOB NOT NULL,
         rank INTEGER NOT NULL, sha BLOB, size INTEGER NOT NULL, attempt INTEGER NOT NULL, until REAL NOT NULL,
         accepted_at REAL NOT NULL, about BLOB NOT NULL, tries BLOB NOT NULL, payload BLOB NOT NULL
@@ -128,17 +129,16 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE TABLE aliases (id BLOB PRIMARY KEY, job BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
     CREATE INDEX aliases_by_age ON aliases (at);
-    CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE small (kind INTEGER NOT NULL, name TEXT, value NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+    INSERT INTO small VALUES (0, 'rank', 0), (0, 'spec', 0), (0, 'end', 0);
     CREATE TABLE nodes (
         name TEXT PRIMARY KEY, session BLOB NOT NULL, incarnation INTEGER NOT NULL, key TEXT NOT NULL,
         host TEXT NOT NULL, about BLOB NOT NULL
     ) WITHOUT ROWID;
-    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-    INSERT INTO counters VALUES ('rank', 0), ('spec', 0);
-    """,
-    TABLES,
+    """
+    + TABLES,
 )
-"""Step ``n`` takes a file of version ``n`` to ``n + 1``. Steps are never changed, only added."""
+"""Step ``n`` takes a file of version ``n`` to ``n + 1``. Once released, steps are never changed, only added."""
 
 _JOB = ", ".join(JobRow._fields)
 _OUTCOME = ", ".join(OutcomeRow._fields)
@@ -243,7 +243,7 @@ class SqliteStore:
 
     def recover(self) -> Recovered:
         with self._reading() as rows:
-            counters = dict(rows("SELECT name, value FROM counters"))
+            counters = dict(rows("SELECT name, value FROM small WHERE kind = 0"))
             return Recovered(
                 [SessionRow(*row) for row in rows("SELECT session, key, owner, namespace, accepted FROM sessions")],
                 [
@@ -263,7 +263,7 @@ class SqliteStore:
                 counters["rank"],
                 counters["spec"],
                 [KeyRow(*row) for row in rows("SELECT namespace, key, job, fingerprint, until FROM keys")],
-                dict(rows("SELECT name, value FROM settings")),
+                dict(rows("SELECT name, value FROM small WHERE kind = 1")),
             )
 
     def unfinished(self, after: int, most: int, payloads: bool) -> list[UnfinishedRow]:
@@ -352,10 +352,14 @@ class SqliteStore:
 
     def _numbers(self) -> tuple[int, int]:
         """Of the oldest outcome and the newest. There are no gaps, since outcomes only leave at the old end."""
-        (last,) = self._db.execute("SELECT value FROM counters WHERE name = 'end'").fetchone()
+        last = self._last()
         (alone,) = self._db.execute("SELECT min(seq) FROM outcomes").fetchone()
         oldest = [number for number in (alone, self._outcomes.oldest()) if number is not None]
         return min(oldest, default=last + 1), last
+
+    def _last(self) -> int:
+        (last,) = self._db.execute("SELECT value FROM small WHERE kind = 0 AND name = 'end'").fetchone()
+        return int(last)
 
     def _kept(self) -> int:
         low, high = self._numbers()
@@ -499,9 +503,9 @@ class SqliteStore:
             many("INSERT INTO aliases VALUES (?, ?, ?)", change.aliases)
         for name, value in change.settings.items():
             if value is None:
-                self._db.execute("DELETE FROM settings WHERE name = ?", (name,))
+                self._db.execute("DELETE FROM small WHERE kind = 1 AND name = ?", (name,))
             else:
-                self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+                self._db.execute("INSERT OR REPLACE INTO small VALUES (1, ?, ?)", (name, value))
         if change.forgotten_sessions:
             many("DELETE FROM sessions WHERE session = ?", [(s,) for s in change.forgotten_sessions])
         if change.retired_specs:
@@ -515,7 +519,7 @@ class SqliteStore:
             many("DELETE FROM arguments WHERE seq = (SELECT seq FROM outcomes WHERE id = ?)", ids)
 
     def _end(self, outcomes: list[OutcomeRow]) -> None:
-        last = self._numbers()[1]
+        last = self._last()
         number = last + 1
         for _, together in groupby(outcomes, _at):
             rows = list(together)
@@ -545,7 +549,7 @@ class SqliteStore:
         self._db.executemany(f"INSERT INTO {into} VALUES {one}", rows[whole:])
 
     def _raise(self, counter: str, value: int) -> None:
-        self._db.execute("UPDATE counters SET value = max(value, ?) WHERE name = ?", (value, counter))
+        self._db.execute("UPDATE small SET value = max(value, ?) WHERE kind = 0 AND name = ?", (value, counter))
 
     @staticmethod
     def _all_unfinished(found: int, rows: int, what: str) -> None:

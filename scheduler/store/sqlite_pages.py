@@ -23,7 +23,6 @@ TABLES = """
     CREATE TABLE job_pages_left (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, bits BLOB NOT NULL);
     CREATE TABLE outcome_pages (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, at REAL NOT NULL, body BLOB NOT NULL);
     CREATE TABLE outcome_page_ids (last BLOB PRIMARY KEY, first BLOB NOT NULL, page INTEGER NOT NULL) WITHOUT ROWID;
-    INSERT INTO counters SELECT 'end', coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outcomes';
 """
 
 FEW = 8

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.store import Changes, JobRow, Search, sqlite
+from scheduler.store import Changes, JobRow, Search
 from scheduler.store.pages import (
     PAYLOAD_BYTES,
     Outcomes,
@@ -126,22 +126,18 @@ def test_few_that_are_left_of_an_old_page_do_not_keep_it(store: SqliteStore) -> 
     assert ranks(store) == []
 
 
-def test_a_file_of_rows_goes_on_with_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_rows_goes_on_with_pages(tmp_path: Path) -> None:
     rows: list[JobRow] = [job(n) for n in range(1, 41)]
     old = SqliteStore(tmp_path, sizes=(1_000, 1_000))
     put(old, Changes(jobs=rows[:30]), Changes(outcomes=[ended(row, at=float(row.rank)) for row in rows[:10]]))
-    old._db.execute("DELETE FROM outcomes WHERE seq <= 3")
-    for table in ("job_pages", "job_pages_left", "outcome_pages", "outcome_page_ids"):
-        old._db.execute(f"DROP TABLE {table}")
-    old._db.execute("DELETE FROM counters WHERE name = 'end'")
-    old._db.execute("PRAGMA user_version = 1")
+    assert old.prune(0.0, 7, 20, 0.0).outcomes == 3
+    old.commit()
     old.close()
     new = SqliteStore(tmp_path)
     assert new.recover().outcomes == 7
     put(new, Changes(jobs=rows[30:]), Changes(outcomes=[ended(row, at=99.0) for row in rows[10:]]))
     assert (count(new, "outcome_pages"), count(new, "jobs"), ranks(new)) == (1, 0, [])
     assert [row.rank for row in history(new)] == [*range(40, 3, -1)]
-    assert new._version() == len(sqlite.MIGRATIONS)
     assert new.prune(50.0, 0, 20, 0.0).outcomes == 20
     new.commit()
     assert [row.rank for row in history(new, Search(summary="X="))] == [*range(40, 23, -1)]
