@@ -1110,7 +1110,7 @@ class Client(concurrent.futures.Executor):
             code_size=0 if code is None else len(code.data),
             namespace=self._session.namespace,
             python=_PYTHON if code_in_call or holds_code(packed.code) else "",
-            labels=tuple(sorted(options.labels.items())),
+            labels=options.demanded,
             durable=options.durable,
             rules=replace(options.rules, **hooks),
         )
