@@ -1924,6 +1924,7 @@ class Coordinator:
 
     def _status(self) -> dict[str, Any]:
         load = answers.load(self._roster)
+        outstanding = load["leased"] + load["busy"]
         return {
             "cluster_id": self._cluster_id,
             "epoch": self.epoch,
@@ -1931,6 +1932,7 @@ class Coordinator:
             "uptime_s": self._now - (self._born or self._now),
             "wall_s": self._wall,
             "jobs": {
+                "scheduled": self._admission.jobs - len(self._ready) - len(self._adrift) - outstanding,
                 "ready": len(self._ready),
                 "adrift": len(self._adrift),
                 "leased": load.pop("leased"),
