@@ -329,7 +329,7 @@ class Agent:
         for attempt in self._attempts:
             attempt.retract_asked = False
             attempt.told_started = False
-            if attempt.watch.state is not None and attempt.phase is not Phase.OWED:
+            if attempt.watch.state is not None and (attempt.done is None or attempt.done.end != End.SUCCEEDED):
                 attempt.own_watch.state_told = False
                 self._states.append(attempt)
         for sha, (size, _) in self._wanted.items():

@@ -1603,8 +1603,9 @@ class Coordinator:
                 self._cancel_ready(job)
             elif running and job.cancel_wished is not Wish.ENDED:
                 job.cancel_wished = Wish.ENDED
-                if job.state is not State.ADRIFT:  # of which the row knows more than we do
+                if job.state is not State.ADRIFT or not job.once:  # of which the row knows more than we do
                     self._journal.standing(job)
+                if job.state is not State.ADRIFT:
                     end.append(job)
             elif job.state is not State.RUNNING and not job.cancel_wished:
                 job.cancel_wished = Wish.UNSTARTED
@@ -1972,6 +1973,7 @@ class Coordinator:
 
     def _status(self) -> dict[str, Any]:
         load = answers.load(self._roster)
+        outstanding = load["leased"] + load["busy"]
         return {
             "cluster_id": self._cluster_id,
             "epoch": self.epoch,
@@ -1979,6 +1981,7 @@ class Coordinator:
             "uptime_s": self._now - (self._born or self._now),
             "wall_s": self._wall,
             "jobs": {
+                "scheduled": self._admission.jobs - len(self._ready) - len(self._adrift) - outstanding,
                 "ready": len(self._ready),
                 "adrift": len(self._adrift),
                 "leased": load.pop("leased"),

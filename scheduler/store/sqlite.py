@@ -447,7 +447,7 @@ class SqliteStore:
         return len(over)
 
     def _prune_aliases(self, before: float, most: int) -> int:
-        old = self._db.execute("SELECT id FROM aliases WHERE at < ? ORDER BY at, id LIMIT ?", (before, most)).fetchall()
+        old = self._db.execute(_OLD_ALIASES, (before, most)).fetchall()
         if old:
             self._begin()
             self._db.executemany("DELETE FROM aliases WHERE id = ?", old)
@@ -608,6 +608,10 @@ _KEEP_ARGUMENTS = (
 _OVER = (
     "SELECT seq, sha FROM outcomes INDEXED BY outcomes_with_results_to_end"
     " WHERE until > 0 AND (sha IS NOT NULL OR payload <> x'') AND until <= ? ORDER BY until, seq LIMIT ?"
+)
+_OLD_ALIASES = (
+    "SELECT id FROM aliases WHERE at < ? AND job NOT IN (SELECT job FROM keys WHERE until = 0)"
+    " AND NOT EXISTS (SELECT 1 FROM outcomes WHERE outcomes.id = aliases.job) ORDER BY at, id LIMIT ?"
 )
 _END_RESULT = "UPDATE outcomes SET sha = NULL, size = 0, payload = x'' WHERE seq = ?"
 
