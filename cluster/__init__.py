@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Cancelled,
         ClientClosed,
         ClusterError,
+        CommandFailed,
         ConfigError,
         CoordinatorUnreachable,
         DependencyFailed,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from cluster.jobs import Outcome
     from cluster.local import LocalCluster
     from cluster.options import Options, Webhook
+    from cluster.schedules import Schedule
     from cluster.triggers import Trigger, at, cron, every, holidays
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "ClientClosed",
     "ClientLimits",
     "ClusterError",
+    "CommandFailed",
     "ConfigError",
     "CoordinatorUnreachable",
     "CurrentJob",
@@ -87,6 +90,7 @@ __all__ = [
     "RemoteTraceback",
     "ResultExpired",
     "Retry",
+    "Schedule",
     "SerializationError",
     "Snooze",
     "SoftTimeout",
@@ -115,6 +119,7 @@ _HOMES = {
     "ClientLimits": "cluster.config",
     "LocalCluster": "cluster.local",
     "Outcome": "cluster.jobs",
+    "Schedule": "cluster.schedules",
     "Trigger": "cluster.triggers",
     "at": "cluster.triggers",
     "cron": "cluster.triggers",

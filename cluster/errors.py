@@ -130,6 +130,20 @@ class JobExited(JobError):
     """The job ended its process on purpose: ``sys.exit`` or ``KeyboardInterrupt``."""
 
 
+class CommandFailed(JobError):
+    """A command that was run as a job did not end with exit code 0."""
+
+    def __init__(self, text: str, exit_code: int = 1, output: str = "") -> None:
+        super().__init__(text, exit_code, output)
+        self.exit_code = exit_code
+        """As a shell has it: 128 and the signal's number for one that was killed."""
+        self.output = output
+        """What it wrote: the first and the last of it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class JobLost(JobError):
     """The cluster no longer knows the job, or gave up on it after losing its node too often."""
 

@@ -35,6 +35,7 @@ from cluster.file_systems import NETWORK_FILE_SYSTEMS, file_system
 from scheduler.store import (
     Arguments,
     Changes,
+    FiringRow,
     History,
     JobRow,
     KeyRow,
@@ -42,10 +43,12 @@ from scheduler.store import (
     OutcomeRow,
     Pruned,
     Recovered,
+    ScheduleRow,
     Search,
     SessionRow,
     SpecRow,
     Standing,
+    StandingRow,
     StoreFailed,
     UnfinishedRow,
 )
@@ -134,6 +137,18 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE nodes (
         name TEXT PRIMARY KEY, session BLOB NOT NULL, incarnation INTEGER NOT NULL, key TEXT NOT NULL,
         host TEXT NOT NULL, about BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE schedules (
+        namespace TEXT NOT NULL, name TEXT NOT NULL, schedule BLOB NOT NULL, PRIMARY KEY (namespace, name)
+    ) WITHOUT ROWID;
+    CREATE TABLE schedule_standings (
+        namespace TEXT NOT NULL, name TEXT NOT NULL, standing BLOB NOT NULL, PRIMARY KEY (namespace, name)
+    ) WITHOUT ROWID;
+    CREATE TABLE firings (
+        namespace TEXT NOT NULL, name TEXT NOT NULL, nominal_us INTEGER NOT NULL, run BLOB NOT NULL,
+        kind INTEGER NOT NULL, until_us INTEGER NOT NULL, at_us INTEGER NOT NULL, late_us INTEGER NOT NULL,
+        ended_us INTEGER NOT NULL, run_us INTEGER NOT NULL, outcome INTEGER NOT NULL, reason INTEGER NOT NULL,
+        job BLOB NOT NULL, PRIMARY KEY (namespace, name, nominal_us, run)
     ) WITHOUT ROWID;
     """
     + TABLES,
@@ -264,6 +279,9 @@ class SqliteStore:
                 counters["spec"],
                 [KeyRow(*row) for row in rows("SELECT namespace, key, job, fingerprint, until FROM keys")],
                 dict(rows("SELECT name, value FROM small WHERE kind = 1")),
+                list(map(ScheduleRow._make, rows("SELECT namespace, name, schedule FROM schedules"))),
+                list(map(StandingRow._make, rows("SELECT namespace, name, standing FROM schedule_standings"))),
+                list(map(FiringRow._make, rows(f"SELECT {', '.join(FiringRow._fields)} FROM firings"))),
             )
 
     def unfinished(self, after: int, most: int, payloads: bool) -> list[UnfinishedRow]:
@@ -506,6 +524,8 @@ class SqliteStore:
                 self._db.execute("DELETE FROM small WHERE kind = 1 AND name = ?", (name,))
             else:
                 self._db.execute("INSERT OR REPLACE INTO small VALUES (1, ?, ?)", (name, value))
+        if change.forgotten_schedules or change.schedules or change.schedule_standings or change.firings:
+            self._write_schedules(change)
         if change.forgotten_sessions:
             many("DELETE FROM sessions WHERE session = ?", [(s,) for s in change.forgotten_sessions])
         if change.retired_specs:
@@ -517,6 +537,20 @@ class SqliteStore:
         if change.dropped:
             ids = [(id,) for id in change.dropped]
             many("DELETE FROM arguments WHERE seq = (SELECT seq FROM outcomes WHERE id = ?)", ids)
+
+    def _write_schedules(self, change: Changes) -> None:
+        many = self._db.executemany
+        for table in ("schedules", "schedule_standings", "firings"):
+            many(f"DELETE FROM {table} WHERE namespace = ? AND name = ?", change.forgotten_schedules)
+        gone = [name for name, row in change.schedules.items() if row is None]
+        many("DELETE FROM schedules WHERE namespace = ? AND name = ?", gone)
+        rows = [row for row in change.schedules.values() if row is not None]
+        many("INSERT OR REPLACE INTO schedules VALUES (?, ?, ?)", rows)
+        many("INSERT OR REPLACE INTO schedule_standings VALUES (?, ?, ?)", change.schedule_standings.values())
+        unsaid = [key for key, firing in change.firings.items() if firing is None]
+        many("DELETE FROM firings WHERE namespace = ? AND name = ? AND nominal_us = ? AND run = ?", unsaid)
+        firings = [firing for firing in change.firings.values() if firing is not None]
+        many(f"INSERT OR REPLACE INTO firings VALUES ({', '.join('?' * len(FiringRow._fields))})", firings)
 
     def _end(self, outcomes: list[OutcomeRow]) -> None:
         last = self._last()

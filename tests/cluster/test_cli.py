@@ -164,7 +164,7 @@ def test_a_command_unlike_any_is_answered_with_all() -> None:
     assert shown.exit_code == 2
     assert shown.stderr == (
         "cluster xyzzy: no such command; there are demo, up, status, nodes, jobs, job, explain, cancel, retry, drop,"
-        " queue, drain, undrain, coordinator, node, doctor and completion\n"
+        " queue, run, schedule, drain, undrain, coordinator, node, doctor and completion\n"
     )
 
 
@@ -184,6 +184,7 @@ def test_an_unknown_option_is_wrong_usage() -> None:
 QUESTIONS = {
     *("states", "function", "queue", "tag", "node", "error", "arguments", "older", "newer"),
     *("limit", "everything", "yes", "running", "timeout", "wait"),
+    *(option.name for option in cli.root.commands["run"].params if option.name not in ("as_json", "connection")),
 }
 """Options of one question or order, which nobody sets for good."""
 

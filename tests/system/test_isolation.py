@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from cluster import Client, Future, LocalCluster, WorkerCrashed, errors
+from cluster import LocalCluster, WorkerCrashed, errors
+from cluster.client import Client
+from cluster.futures import Future
 from tests.node.test_isolation import cannot_here
 from tests.system.harm import SOON_S, alive, below, library, until
 
