@@ -140,14 +140,14 @@ class Agent:
         self._leaving: str | None = None
         self._leave_by = float("inf")
         self._left = False
-        self._now = 0.0
+        self._now = self._wall = 0.0
         self._turn = Turn()
 
     # ------------------------------------------------------------------------------- the contract
 
     def turn(self, events: Sequence[Any], now: Now) -> Turn:
         self._turn = Turn()
-        self._now = now.mono
+        self._now, self._wall = now.mono, now.wall
         self._dialer.born(now.mono)
         drained = False
         for event in events:
@@ -179,7 +179,7 @@ class Agent:
                     self._do(blobs.DropBlob(event.sha))
                     self._blob_failed(event.sha, event.reason)
                 case VitalsTaken():
-                    self._vitals = event.vitals
+                    self._measured(event.vitals)
                 case Connected():
                     self._do(*self._dialer.connected(now.mono))
                 case Disconnected():
@@ -918,9 +918,23 @@ class Agent:
                 records.append([row, cpu_us or run_us, peak_kib, attempt.waited_us, attempt.init_us])
         self._send(Finished(tokens, ends, payloads, large, times_us, workers, records))
         self._unacked.append((self._dialer.link.sent, attempts))
-        self._fact("jobs_run", len(attempts), outcome="finished")
+        now, link = self._now, self._dialer.link.number  # what an earlier link left waited for this one too
+        ran = zip(attempts, times_us, strict=True)
+        waited_s = [max(0.0, now - a.arrived - us / 1e6) for a, us in ran if a.pid and a.link == link]
+        self._fact("jobs_run", len(attempts), outcome="finished", waited_s=waited_s)
 
     # ------------------------------------------------------------------------------- time
+
+    def _measured(self, vitals: dict[str, Any]) -> None:
+        self._vitals = vitals
+        gauges = {
+            "slots": len(self._slots),
+            "slots_busy": sum(1 for slot in self._slots if slot.given),
+            "workers": sum(1 for slot in self._slots if slot.pid),
+            "attempts": len(self._attempts),
+            "results_owed": len(self._unsent) + sum(len(attempts) for _, attempts in self._unacked),
+        }
+        self._fact("node_measured", len(self._attempts), vitals=vitals, figures=gauges)
 
     def _stalled(self, seconds: float) -> None:
         self._fact("stalled", seconds=seconds)
@@ -975,7 +989,11 @@ class Agent:
         if seconds is not None:
             answers = "it does not answer" if self._dialer.has_connection else "there is no connection"
             self._fact("link_down", seconds=seconds, reason=answers)
-        self._do(*self._dialer.due(self._now, lambda: Heartbeat(self._vitals), self._dialer.times.heartbeat_s))
+        self._do(
+            *self._dialer.due(
+                self._now, lambda: Heartbeat({**self._vitals, "wall_s": self._wall}), self._dialer.times.heartbeat_s
+            )
+        )
 
 
 def _unstarted(token: int) -> Done:

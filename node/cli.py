@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from cluster.commands import log_level_option, option
+from cluster.commands import log_level_option, metrics_options, option
 from cluster.config import AgentLimits
+from cluster.health import Listen
 from cluster.logs import log_to_stderr
 
 _USUAL = AgentLimits()
@@ -62,6 +63,7 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         " known escapes first, and does not start if one succeeds.")  # fmt: skip
 @option("--drain-s", type=click.FloatRange(0), default=15.0, show_default=True,
         help="How long what runs may go on after SIGTERM; a second signal ends it at once.")  # fmt: skip
+@metrics_options
 @log_level_option("info")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--lifeline-fd", type=int, hidden=True)
@@ -83,6 +85,7 @@ def node(
     max_worker_age_s: float,
     isolation: str,
     drain_s: float,
+    metrics: Listen,
     log_level: str,
     ready_fd: int | None,
     lifeline_fd: int | None,
@@ -117,6 +120,7 @@ def node(
             ),
             secrets=(Path(secret).expanduser(),),
             drain_s=drain_s,
+            metrics=metrics,
             ready_fd=ready_fd,
             lifeline_fd=lifeline_fd,
             **{k: v for k, v in given.items() if v is not None},

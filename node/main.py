@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,18 @@ from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
 from cluster.config import AgentLimits
 from cluster.errors import ConfigError, Refused
 from cluster.facts import Fact
+from cluster.health import Health, Listen, serve
 from cluster.host import Host, Lifeline, Mailbox, Source, raise_file_limit
 from cluster.keys import ConnectionFile, home_dir
 from cluster.logs import FactLog
+from cluster.metrics import NODE, Meter, transport
 from cluster.packages import own_version
 from cluster.transport import Dial
 from node import isolation
 from node.agent import Agent, LeaveWished, Self
 from node.events import Give, InterruptWorker, KillWorker, Look, Recall, SpawnWorker
 from node.pool import WorkerPool
-from node.vitals import Vitals
+from node.vitals import Machine, Vitals
 
 FAREWELL_MS = 200
 """How long the goodbye may take to leave at the end."""
@@ -65,6 +68,7 @@ class Settings:
     limits: AgentLimits = field(default_factory=AgentLimits)
     drain_s: float = 15.0
     """How long what runs may go on after SIGTERM."""
+    metrics: Listen = field(default_factory=Listen)
     ready_fd: int | None = None
     lifeline_fd: int | None = None
 
@@ -171,6 +175,10 @@ def run(settings: Settings) -> Stop:
     mailbox = Mailbox()
     log = FactLog("node")
     log(proved)
+    measured = settings.metrics.port is not None
+    meter = Meter(NODE, own_version(), settings.name)
+    meter.look("transport", partial(transport, dial))
+    machine = Machine(directory)
     me = Self(
         session=secrets.token_bytes(8),
         name=settings.name,
@@ -191,15 +199,19 @@ def run(settings: Settings) -> Stop:
     def facts(facts: list[Fact]) -> None:
         nonlocal welcomed
         log(facts)
+        if measured:
+            meter(facts)
         if not welcomed and any(f.kind == "registered" for f in facts):
             welcomed = True
             life.welcomed(me.session)
             if ready_fd is not None:
-                os.write(ready_fd, json.dumps({"pid": me.pid, "name": me.name}).encode() + b"\n")
+                served = {} if server is None else {"metrics": server.address}
+                os.write(ready_fd, json.dumps({"pid": me.pid, "name": me.name, **served}).encode() + b"\n")
                 os.close(ready_fd)
 
+    server = None
     try:
-        sources: list[Source] = [_Polled(pool), dial, blobs, mailbox, Vitals()]
+        sources: list[Source] = [_Polled(pool), dial, blobs, mailbox, Vitals(machine)]
         if settings.lifeline_fd is not None:
             sources.append(Lifeline(settings.lifeline_fd))
         told_before = False
@@ -217,8 +229,13 @@ def run(settings: Settings) -> Stop:
         )
         performers |= dict.fromkeys((KeepBlob, WriteChunk, ReadChunk, DropBlob), blobs.perform)
         performers[Send] = dial.send
-        stop = Host(Agent(me, limits), sources, performers, facts, own_gc=True).run()
+        host = Host(Agent(me, limits), sources, performers, facts, own_gc=True, meter=meter if measured else None)
+        server = serve(settings.metrics, Health(lambda: host.turned_at, lambda: meter.ready, meter.text))
+        stop = host.run()
     finally:
+        if server is not None:
+            server.close()
+        machine.close()
         pool.close()
         dial.close(FAREWELL_MS)
         context.term()

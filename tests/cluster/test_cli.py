@@ -164,7 +164,7 @@ def test_a_command_unlike_any_is_answered_with_all() -> None:
     assert shown.exit_code == 2
     assert shown.stderr == (
         "cluster xyzzy: no such command; there are demo, up, status, nodes, jobs, job, explain, cancel, retry, drop,"
-        " queue, run, schedule, drain, undrain, coordinator, node, doctor and completion\n"
+        " queue, run, schedule, drain, undrain, coordinator, node, health, doctor and completion\n"
     )
 
 

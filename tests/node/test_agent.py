@@ -145,7 +145,10 @@ def test_a_rejected_key_stops_it() -> None:
 def test_it_beats_with_its_vitals(play: AgentPlay) -> None:
     play.turn(VitalsTaken({"load": 0.25}))
     play.wait(1.0)
-    play.coordinator.gets(Heartbeat, vitals={"load": 0.25})
+    beat = play.coordinator.gets(Heartbeat)
+    assert beat.vitals == {"load": 0.25, "wall_s": play.now.wall}
+    (fact,) = play.told("node_measured")
+    assert fact.about["vitals"] == {"load": 0.25} and fact.about["figures"]["slots_busy"] == 0
     play.coordinator.live(5)
     assert len(play.coordinator.inbox) == 5 and set(map(type, play.coordinator.inbox)) == {Heartbeat}
 

@@ -90,7 +90,8 @@ def test_attempts_are_a_fact_with_all_that_was_said_of_them(play: CoordinatorPla
     client.gets_results(1, 2)
     [fact] = play.told("attempts_ended")
     assert (fact.n, fact.text) == (2, "2 attempts ended on node n1")
-    assert fact.about == {"node": "n1", "ends": [0, 1], "run_us": [5, 6], "records": [[1, 9, 8, 7, 0]]}
+    told = {"node": "n1", "ends": [0, 1], "run_us": [5, 6], "records": [[1, 9, 8, 7, 0]], "ran": [("app:task", [5, 6])]}
+    assert fact.about == told
 
 
 # ------------------------------------------------------------------------------------ running too long
