@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from scheduler.store import Changes, JobRow, Search
 from scheduler.store.pages import (
+    GAP,
     PAYLOAD_BYTES,
     Outcomes,
     pack_jobs,
     pack_outcomes,
     plain_job,
     plain_outcome,
-    runs_of_ids,
+    spans_of_ids,
     split,
     unpack_jobs,
 )
@@ -78,14 +79,26 @@ def test_what_is_special_is_alone() -> None:
     assert not plain_outcome(well._replace(payload=bytes(PAYLOAD_BYTES + 1)))
 
 
-@given(st.sets(st.tuples(st.sampled_from([ANNE, BERT]), st.integers(1, 12))))
-def test_stretches_of_ids_have_all_ids_and_no_others(wanted: set[tuple[bytes, int]]) -> None:
+@given(st.sets(st.tuples(st.sampled_from([ANNE, BERT]), st.integers(1, 5_000)), max_size=300))
+def test_each_id_is_in_a_group_of_its_session_and_none_reaches_far(wanted: set[tuple[bytes, int]]) -> None:
     ids = {job(counter, name=name).id for name, counter in wanted}
-    found: list[bytes] = []
-    for first, last in runs_of_ids(list(ids)):
-        low, high = int.from_bytes(first, "big"), int.from_bytes(last, "big")
-        found += [n.to_bytes(16, "big") for n in range(low, high + 1)]
-    assert found == sorted(ids)
+    groups = list(spans_of_ids(list(ids)))
+    assert all(sum(first <= id <= last for first, last in groups) == 1 for id in ids)
+    for first, last in groups:
+        assert first[:8] == last[:8]
+        assert {first, last} <= ids
+        assert int.from_bytes(last, "big") - int.from_bytes(first, "big") <= GAP * len(ids)
+
+
+def test_outcomes_are_found_where_the_groups_of_pages_overlap(store: SqliteStore) -> None:
+    put(store, jobs(*range(1, 401)))
+    for step in range(4):
+        put(store, Changes(outcomes=[ended(job(n)) for n in range(400 - step, 0, -4)]))
+    assert count(store, "outcome_page_ids") == count(store, "outcome_pages") == 4
+    assert [row.rank for row in outcomes_of(store, ANNE)] == [*range(1, 401)]
+    assert [row.rank for row in history(store, Search(id=job(17).id))] == [17]
+    assert store.outcome(job(401).id) is None
+    assert store.outcome(job(17, name=BERT).id) is None
 
 
 @pytest.fixture
