@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Cancelled,
         ClientClosed,
         ClusterError,
+        CommandFailed,
         ConfigError,
         CoordinatorUnreachable,
         DependencyFailed,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         JobTimeout,
         KeyConflict,
         NoConnection,
+        NotRunAgain,
         Refused,
         RemoteError,
         RemoteTraceback,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from cluster.jobs import Outcome
     from cluster.local import LocalCluster
     from cluster.options import Options, Webhook
+    from cluster.schedules import Schedule
     from cluster.triggers import Trigger, at, cron, every, holidays
 
 __all__ = [
@@ -60,6 +63,7 @@ __all__ = [
     "ClientClosed",
     "ClientLimits",
     "ClusterError",
+    "CommandFailed",
     "ConfigError",
     "CoordinatorUnreachable",
     "CurrentJob",
@@ -78,6 +82,7 @@ __all__ = [
     "KeyConflict",
     "LocalCluster",
     "NoConnection",
+    "NotRunAgain",
     "Options",
     "Outcome",
     "Refused",
@@ -85,6 +90,7 @@ __all__ = [
     "RemoteTraceback",
     "ResultExpired",
     "Retry",
+    "Schedule",
     "SerializationError",
     "Snooze",
     "SoftTimeout",
@@ -113,6 +119,7 @@ _HOMES = {
     "ClientLimits": "cluster.config",
     "LocalCluster": "cluster.local",
     "Outcome": "cluster.jobs",
+    "Schedule": "cluster.schedules",
     "Trigger": "cluster.triggers",
     "at": "cluster.triggers",
     "cron": "cluster.triggers",

@@ -31,7 +31,7 @@ from click.shell_completion import get_completion_class
 from rich.console import RenderableType
 from rich.live import Live
 
-from cluster import health_commands, job_commands, node_commands, packages, terminal
+from cluster import health_commands, job_commands, node_commands, packages, schedule_commands, terminal
 from cluster.commands import (
     F,
     Failure,
@@ -55,15 +55,15 @@ ELSEWHERE = {
 """Commands of other rooms, by dotted name, with the line that stands for them in the help."""
 
 COMMANDS = (
-    *("demo", "up", "status", "nodes", "jobs", "job", "explain", "cancel", "retry", "drop", "queue"),
+    *("demo", "up", "status", "nodes", "jobs", "job", "explain", "cancel", "retry", "drop", "queue", "run", "schedule"),
     *("drain", "undrain", "coordinator", "node", "health", "doctor", "completion"),
 )
 """In the order in which one meets them."""
 
 SYNONYMS = {
     "node": ("worker", "workers", "agent", "slave", "executor", "join"),
-    "coordinator": ("scheduler", "server", "master", "head", "broker", "controller", "beat"),
-    "up": ("start", "run", "serve", "local", "dev"),
+    "coordinator": ("scheduler", "server", "master", "head", "broker", "controller"),
+    "up": ("start", "serve", "local", "dev"),
     "status": ("ps", "list", "ls", "top", "stat", "info", "inspect", "watch"),
     "jobs": ("tasks", "history", "failed", "dead", "results", "search", "find"),
     "job": ("show", "task", "describe"),
@@ -72,6 +72,8 @@ SYNONYMS = {
     "retry": ("rerun", "replay", "requeue", "resubmit"),
     "drop": ("delete", "forget", "purge", "discard"),
     "queue": ("queues", "pause", "resume"),
+    "run": ("exec", "command", "submit", "shell"),
+    "schedule": ("schedules", "cron", "crontab", "beat", "timer", "at", "every"),
     "drain": ("cordon", "evict", "quiet", "decommission"),
     "undrain": ("uncordon", "readmit"),
     "nodes": ("machines", "hosts", "workers-list"),
@@ -140,7 +142,12 @@ def root() -> None:
     """
 
 
-for _command in (*job_commands.COMMANDS, *node_commands.COMMANDS, *health_commands.COMMANDS):
+for _command in (
+    *job_commands.COMMANDS,
+    *node_commands.COMMANDS,
+    *schedule_commands.COMMANDS,
+    *health_commands.COMMANDS,
+):
     root.add_command(_command)
 
 

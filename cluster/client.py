@@ -21,15 +21,16 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
 
 import zmq
 
-from cluster import blobs, errors, futures
+from cluster import blobs, errors, futures, schedules
 from cluster.actor import Actor, Send, Stop
 from cluster.blob_files import MemoryBlobs
 from cluster.blob_files import Source as BlobSource
@@ -69,8 +70,10 @@ from cluster.payload import (
     unpack_failure,
     unpack_result,
 )
+from cluster.schedules import CatchUp, Overlap, Schedule, Schedules
 from cluster.summaries import summary
 from cluster.transport import Dial
+from cluster.triggers import Trigger
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -902,6 +905,53 @@ class Client(concurrent.futures.Executor):
         self._session.watch(future, parse_job(job_id))
         return future
 
+    def schedule(
+        self,
+        name: str,
+        trigger: Trigger | str,
+        fn: Callable[..., Any],
+        /,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        overlap: Overlap = "skip",
+        catch_up: CatchUp = "latest",
+        catch_up_window_s: float | timedelta = 3600.0,
+        jitter_s: float | timedelta = 0.0,
+        pause_after: int = 0,
+        overdue_s: float | timedelta = 0.0,
+        on_missed: Callable[..., Any] | Webhook | str | None = None,
+        **options: Any,
+    ) -> Schedule:
+        """Have the coordinator call ``fn`` whenever ``trigger`` says so: make the schedule ``name``, or change it.
+
+        ``trigger`` is one of :func:`cron`, :func:`every`, :func:`at` and what is made of them, or a cron expression,
+        which is then in UTC. ``overlap``: what becomes of a time that comes while an earlier job is unfinished;
+        ``catch_up``: of those that were missed, no longer ago than the window; ``jitter_s``: each time is moved by a
+        share of this of its own. ``pause_after``: failures in a row that pause it; ``overdue_s``: time without a
+        success after which it is overdue; ``on_missed``: what is run when times were missed. ``options``: those of its
+        jobs, see :class:`Options`. The function is fixed now, by reference or by value.
+
+        Returns it with what has changed: nothing where all is as it was. Raises :class:`errors.BadTrigger`,
+        :class:`errors.ClusterError` with what the coordinator finds wrong, and what ``options`` raises.
+        """
+        plans = {
+            "overlap": overlap,
+            "catch_up": catch_up,
+            "catch_up_window_s": catch_up_window_s,
+            "jitter_s": jitter_s,
+            "pause_after": pause_after,
+            "overdue_s": overdue_s,
+        }
+        twin = self.options(**options) if options else self
+        hook = Webhook(on_missed) if isinstance(on_missed, str) else on_missed
+        return schedules.make(twin, name, trigger, fn, args, kwargs, plans, hook)
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules of this namespace: list, get, pause, resume, run, backfill, remove, history."""
+        return schedules.Schedules(self)
+
     def flush(self, timeout: float | None = None) -> None:
         """Return when all that was submitted so far is acknowledged: it is safe with the coordinator.
 
@@ -1011,7 +1061,7 @@ class Client(concurrent.futures.Executor):
         """Run jobs again that have ended and did not succeed: new jobs with their arguments and options; their ids by
         those of the old ones. ``fn``: what to call instead, as corrected code, with this twin's options.
 
-        Raises :class:`errors.ClusterError` with the reason for each that cannot be.
+        Raises :class:`errors.NotRunAgain` if some cannot be, with the reasons; it has the new ids of the others, too.
         """
         about: dict[str, Any] = {}
         if fn is not None:
@@ -1025,8 +1075,7 @@ class Client(concurrent.futures.Executor):
             made |= answer["made"]
             refused |= answer["refused"]
         if refused:
-            job, why = next(iter(refused.items()))
-            raise errors.ClusterError(f"{len(refused)} of {len(ids)} jobs cannot be run again; {job}: {why}")
+            raise errors.NotRunAgain(made, refused)
         return made
 
     def drop(self, *ids: str) -> int:
@@ -1110,7 +1159,7 @@ class Client(concurrent.futures.Executor):
             code_size=0 if code is None else len(code.data),
             namespace=self._session.namespace,
             python=_PYTHON if code_in_call or holds_code(packed.code) else "",
-            labels=tuple(sorted(options.labels.items())),
+            labels=options.demanded,
             durable=options.durable,
             rules=replace(options.rules, **hooks),
         )

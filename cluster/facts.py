@@ -39,6 +39,9 @@ KINDS: dict[str, Kind] = {
     "jobs_retried": Kind(DEBUG, "{n} jobs shall run again after a pause: {reason}"),
     "queue_set": Kind(INFO, "{owner} has set queue {queue}: {what}"),
     "jobs_dead": Kind(WARNING, "{n} jobs set aside as dead letters; the first: {first}, which calls {function}"),
+    "schedule_overdue": Kind(WARNING, "schedule {schedule} is overdue: no success for {seconds:.0f} s"),
+    "schedule_on_time": Kind(INFO, "schedule {schedule} is overdue no more"),
+    "schedule_unread": Kind(ERROR, "schedule {schedule} of namespace {namespace} cannot fire: {reason}"),
     "jobs_requeued": Kind(INFO, "{n} jobs queued again: {cause}"),
     "results_discarded": Kind(INFO, "{n} late results from node {node} discarded"),
     "client_joined": Kind(INFO, "client session {session} joined (namespace {namespace}, link {link})"),
@@ -68,6 +71,7 @@ KINDS: dict[str, Kind] = {
     "link_down": Kind(WARNING, "the coordinator is not heard since {seconds:.0f} s: {reason}"),
     "link_back": Kind(WARNING, "registered again after {seconds:.1f} s"),  # as loud as what it ends
     "worker_started": Kind(DEBUG, "worker {pid} serves slot {slot}"),
+    "contained": Kind(INFO, "jobs are contained: {n} ways out were tried, and none leads anywhere{but}"),
     "worker_died": Kind(WARNING, "worker {pid} of slot {slot} died: {cause}"),
     "drains": Kind(
         INFO, "takes nothing new; leaves when {n} attempts have ended, in {seconds:.0f} s at the latest: {reason}"

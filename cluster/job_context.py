@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
@@ -55,6 +56,18 @@ class CurrentJob:
     def deadline(self) -> float | None:
         """When it is to be over, in seconds since the epoch."""
         return self._about.get("deadline")
+
+    @property
+    def schedule(self) -> str | None:
+        """Name of the schedule that made it."""
+        return self._about.get("schedule")
+
+    @property
+    def nominal_time(self) -> datetime | None:
+        """The moment for which that schedule made it, in UTC; of a run that was asked for, when that was."""
+        if not self.schedule:
+            return None
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self._about["nominal_us"])
 
     @property
     def parent(self) -> str | None:

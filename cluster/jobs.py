@@ -241,6 +241,12 @@ class About:
     """Ids of jobs that must have succeeded before."""
     retry_of: bytes = b""
     """Id of the finished job that this one repeats."""
+    schedule: str = ""
+    """Name of the schedule that made it,"""
+    nominal_us: int = 0
+    """...for this moment, in microseconds since the epoch,"""
+    run: bytes = b""
+    """...in this run of it; empty for what its trigger fired."""
 
     def encode(self) -> bytes:
         said = {name: value for name in _ABOUT if (value := getattr(self, name)) != _ABOUT[name].default}
@@ -265,6 +271,10 @@ class About:
                 and all(type(parent) is bytes and len(parent) == 16 for parent in about.after)
                 and type(about.retry_of) is bytes
                 and len(about.retry_of) in (0, 16)
+                and _word(about.schedule)
+                and type(about.nominal_us) is int
+                and type(about.run) is bytes
+                and len(about.run) in (0, 8)
             )
         except Exception as e:
             raise BadSpec(f"what is said about the job is unreadable: {type(e).__name__}") from None

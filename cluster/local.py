@@ -119,10 +119,12 @@ class LocalCluster:
         self._clients.add(client)
         return client
 
-    def add_node(self, slots: int | None = None, labels: Mapping[str, str] | None = None) -> LocalProcess:
-        """One node more; it has joined when this returns."""
+    def add_node(
+        self, slots: int | None = None, labels: Mapping[str, str] | None = None, *, isolation: str = "process"
+    ) -> LocalProcess:
+        """One node more; it has joined when this returns. ``isolation``: or ``contained``, as of ``cluster node``."""
         self._check_open()
-        node = self._start_node(slots or self._slots, labels or {})
+        node = self._start_node(slots or self._slots, labels or {}, isolation)
         try:
             node.await_ready(monotonic() + READY_WITHIN_S)
         except BaseException:
@@ -194,11 +196,12 @@ class LocalCluster:
             raise
         return process
 
-    def _start_node(self, slots: int, labels: Mapping[str, str]) -> LocalProcess:
+    def _start_node(self, slots: int, labels: Mapping[str, str], isolation: str = "process") -> LocalProcess:
         self._named += 1
         name = f"node-{self._named}"
         arguments = ["--connection", str(self.directory / "node.json"), "--name", name]
-        arguments += ["--slots", str(slots), "--transport", self.transport]
+        arguments += ["--slots", str(slots), "--transport", self.transport, "--isolation", isolation]
+        arguments += ["--env", "*"]  # jobs find what the caller finds
         arguments += ["--directory", str(self.directory / "nodes" / name)]
         for key, value in labels.items():
             arguments += ["--label", f"{key}={value}"]

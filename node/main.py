@@ -32,6 +32,7 @@ from cluster.logs import FactLog
 from cluster.metrics import NODE, Meter, transport
 from cluster.packages import own_version
 from cluster.transport import Dial
+from node import isolation
 from node.agent import Agent, LeaveWished, Self
 from node.events import Give, InterruptWorker, KillWorker, Look, Recall, SpawnWorker
 from node.pool import WorkerPool
@@ -59,7 +60,12 @@ class Settings:
     start: str = "fork"
     """...or ``spawn``: an interpreter anew for each worker."""
     env: tuple[str, ...] = ()
-    """Patterns of the variables that jobs see, beside the basic ones; none: all."""
+    """Patterns of the variables that jobs see, beside the basic ones."""
+    isolation: str = "process"
+    """...or ``contained``: what that means is proved before the node joins."""
+    secrets: tuple[Path, ...] = ()
+    """Files that contained jobs shall not find, with what lies beside them."""
+    limits: AgentLimits = field(default_factory=AgentLimits)
     drain_s: float = 15.0
     """How long what runs may go on after SIGTERM."""
     metrics: Listen = field(default_factory=Listen)
@@ -135,7 +141,13 @@ def run(settings: Settings) -> Stop:
     address, server_key = settings.connection.way(settings.transport)
     dial = Dial(context, address, server_key, settings.connection.public_key, settings.connection.secret_key)
     blobs = BlobFiles(scratch, sync=False)
-    limits = AgentLimits()
+    limits = settings.limits
+    contained = settings.isolation == "contained"
+    hidden: list[str] = []
+    if contained:
+        sockets = [Path(settings.connection.local.removeprefix("ipc://"))] if settings.connection.local else []
+        needed = [*sys.path, os.getcwd(), sys.prefix, sys.executable]
+        hidden = isolation.hidden_paths([*settings.secrets, *sockets], [home_dir(), directory], needed)
     pool = WorkerPool(
         str(scratch),
         settings.name,
@@ -148,9 +160,21 @@ def run(settings: Settings) -> Stop:
         max_age_s=limits.max_worker_age_s,
         max_left_bytes=limits.max_left_bytes,
         adopts=True,
+        contained=isolation.usual_limits() if contained else None,
+        hidden=hidden,
     )
+    labels = settings.labels
+    proved: list[Fact] = []
+    if contained:
+        proof = isolation.prove(pool, hidden, str(scratch))
+        if proof.open_ways:
+            pool.close()
+            raise ConfigError(f"this machine cannot contain jobs. {proof.words()}")
+        proved = [proof.fact()]
+        labels = {**labels, isolation.LABEL: "contained"}
     mailbox = Mailbox()
     log = FactLog("node")
+    log(proved)
     measured = settings.metrics.port is not None
     meter = Meter(NODE, own_version(), settings.name)
     meter.look("transport", partial(transport, dial))
@@ -166,7 +190,7 @@ def run(settings: Settings) -> Stop:
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         version=own_version(),
         slots=settings.slots,
-        labels=settings.labels,
+        labels=labels,
         queues=settings.queues,
     )
     ready_fd = settings.ready_fd

@@ -57,7 +57,7 @@ class Batch:
             [j.payload for j in jobs],
             [[i, *j.large] for i, j in enumerate(jobs) if j.large is not None],
             code,
-            [[i, _told(j)] for i, j in enumerate(jobs) if j.saved or j.about.key or j.record.told],
+            [[i, _told(j)] for i, j in enumerate(jobs) if j.saved or j.about.key or j.about.schedule or j.record.told],
         )
 
 
@@ -66,6 +66,8 @@ def _told(job: Job) -> bytes:
     said: dict[str, Any] = {**job.record.told}
     if job.about.key:
         said["key"] = job.about.key
+    if job.about.schedule:
+        said["schedule"], said["nominal_us"] = job.about.schedule, job.about.nominal_us
     if job.saved:
         said["saved"] = job.saved
     return bytes(msgpack.packb(said))

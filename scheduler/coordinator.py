@@ -11,6 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from cluster import blobs
@@ -33,6 +34,7 @@ from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_
 from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, End, Failure, Hook, Outcome, plain_call
 from cluster.messages import (
     Accepted,
+    Answer,
     Ask,
     Awaiting,
     BlobRefused,
@@ -96,6 +98,7 @@ from scheduler.queues import SETTING, Queue, Queues
 from scheduler.ready_queue import ReadyQueue, Waiters
 from scheduler.rooms import Rooms
 from scheduler.roster import BARRED, Node, Roster
+from scheduler.standing_orders import House, StandingOrders
 from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
 from scheduler.timers import Kind, Timers
 from scheduler.waiting import WaitingJobs
@@ -188,6 +191,9 @@ class Coordinator:
         self._journal = Journal(recovered, self._functions)
         self._prune_at = math.inf
         self._adrift = Adrift()
+        self._orders = StandingOrders(
+            House(self._order, self._stop, self._clients.unfinished, self._fact), self._functions, recovered, epoch
+        )
         self._keyed: list[tuple[KeyRow, Job]] = []
         """Keys taken by jobs of the submission at hand,"""
         self._aliased: list[tuple[bytes, bytes]] = []
@@ -273,6 +279,7 @@ class Coordinator:
         self._ring()
         self._follow()
         self._fire_hooks()
+        self._keep_orders()
         self._place()
         self._let_go_on()
         if drained and now.mono >= self._judge_at:
@@ -284,6 +291,7 @@ class Coordinator:
         self._desk.tell_drained()
         self._settle()
         self._tell_finished()
+        self._journal.orders(self._orders.rows())
         if now.mono >= self._measure_at:
             self._measure()
         self._turn.writes += self._journal.take(self._wall)
@@ -292,7 +300,7 @@ class Coordinator:
     def deadline(self) -> float | None:
         if self._desk.busy:
             return self._now
-        times = [self._judge_at, self._now + self._timers.next - self._wall]
+        times = [self._judge_at, self._now + min(self._timers.next, self._orders.next) - self._wall]
         for peer in self._active.values():
             due = peer.link.ack_due()
             if due is not None:
@@ -385,6 +393,8 @@ class Coordinator:
                 client.pulse_owed = True
             case Cancel():
                 self._cancel(client, message.jobs)
+            case Ask(topic="schedules"):
+                self._about_orders(client, message)
             case Ask():
                 self._desk.ask(client, message)
             case Bye():
@@ -701,6 +711,7 @@ class Coordinator:
             self._prune_at = self._now + PRUNE_EVERY_S
         for peer in (*self._clients, *self._roster):
             peer.heard_at = self._now
+        self._orders.begin(self._wall)
         if self._wall < self._journal.last_at:
             self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
         early = [job for job in self._adrift if job.due > self._wall]  # nobody can hold those
@@ -1288,6 +1299,8 @@ class Coordinator:
             dead = True  # whose retries are spent, or were not to be used for this
         if job.about is not NOTHING_SPECIAL:
             self._over(job)
+            if job.about.schedule:
+                self._orders.ended(job, self._wall, ran)
         name = "" if node is None else node.name
         if ran is not None and (job.story or record.hooks):
             retries.remember(job, name, "", self._wall, ran)
@@ -1396,6 +1409,7 @@ class Coordinator:
         was due stays due."""
         self._fact("clock_jumped", seconds=seconds)
         self._keys.clock_set(seconds)
+        self._orders.clock_jumped(self._wall)
         self._roster.clock_set(seconds)
         then = self._wall - seconds
         for client in self._clients:
@@ -1517,6 +1531,31 @@ class Coordinator:
         if made:
             self._made(made)
 
+    def _keep_orders(self) -> None:
+        """Make the jobs that schedules say are due, in the very transaction that says so."""
+        made = self._orders.turn(self._wall, self._admission.full())
+        if made:
+            self._made(made)
+
+    def _order(self, record: Record, payload: bytes, summary: str, about: About) -> Job:
+        return self._make(record, Arguments(payload, None, 0), summary, about)
+
+    def _stop(self, job: Job, kill: bool) -> None:
+        if kill and job.state in (State.LEASED, State.RUNNING) and job.cancel_wished is not Wish.ENDED:
+            job.cancel_wished = Wish.ENDED
+            self._journal.standing(job)
+            self._send(job.node, Interrupt([job.token], 0))
+        else:
+            self._cancel_jobs([job], running=True)
+
+    def _about_orders(self, client: Client, message: Ask) -> None:
+        try:
+            full = self._admission.full()
+            body = self._orders.answer(client.namespace, client.identity.owner, message.about, self._wall, full)
+            self._send(client, Answer(message.ask, "", body))
+        except ValueError as e:
+            self._send(client, Answer(message.ask, str(e), {}))
+
     def _follow(self) -> None:
         """Tell those who waited for jobs that have ended, or that nobody knows; ends may follow from ends."""
         if self._looked_for:
@@ -1575,8 +1614,9 @@ class Coordinator:
                 self._cancel_ready(job)
             elif running and job.cancel_wished is not Wish.ENDED:
                 job.cancel_wished = Wish.ENDED
-                if job.state is not State.ADRIFT:  # of which the row knows more than we do
+                if job.state is not State.ADRIFT or not job.once:  # of which the row knows more than we do
                     self._journal.standing(job)
+                if job.state is not State.ADRIFT:
                     end.append(job)
             elif job.state is not State.RUNNING and not job.cancel_wished:
                 job.cancel_wished = Wish.UNSTARTED
@@ -1772,7 +1812,7 @@ class Coordinator:
                 pause = min(pause, STUCK_S)
         for client in list(self._clients):
             if client.left:
-                if not client.jobs and client.session != HOUSE:
+                if not client.jobs and client.identity.key:  # that of the house stays
                     self._clients.remove(client)
                 continue
             silent = now - client.heard_at
@@ -1925,20 +1965,25 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------- jobs of its own
 
-    def _of_the_house(self) -> Client:
+    def _of_the_house(self, namespace: str = "default") -> Client:
         """The session of jobs that the coordinator makes itself; nobody is behind it."""
-        client = self._clients.get(HOUSE)
+        session = HOUSE if namespace == "default" else sha256(b"house " + namespace.encode()).digest()[:SESSION_BYTES]
+        client = self._clients.get(session)
+        kept = self._journal.session(session)
+        while (client is not None and client.identity.key) or (kept is not None and kept.key):  # somebody chose it
+            session = sha256(session).digest()[:SESSION_BYTES]
+            client, kept = self._clients.get(session), self._journal.session(session)
         if client is None:
-            kept = self._journal.session(HOUSE)
-            identity = Identity("", "owner", "coordinator", "default")
-            client = Client(HOUSE, identity, b"", Link(), self._now, False, left=True)
+            identity = Identity("", "owner", "coordinator", namespace)
+            client = Client(session, identity, b"", Link(), self._now, False, namespace=namespace)
             client.accepted = kept.accepted if kept else 0
             self._clients.add(client)
+        client.left = client.forgotten = True
         return client
 
     def _make(self, record: Record, kept: Arguments, summary: str, about: About) -> Job:
         """One of them; it is kept when ``_made`` is told of it."""
-        client = self._of_the_house()
+        client = self._of_the_house(record.spec.namespace)
         client.accepted += 1
         self._rank += 1
         ref = None if kept.sha is None else (kept.sha, kept.size)
@@ -1959,12 +2004,18 @@ class Coordinator:
 
     def _made(self, jobs: list[Job]) -> None:
         """These are all that were made now."""
-        house = self._of_the_house()
-        self._journal.accepted(house, jobs)
-        self._fact("jobs_accepted", len(jobs), session=house.session.hex(), queues=figures.by_queue(jobs))
+        by_house: dict[Client, list[Job]] = {}
+        for job in jobs:
+            by_house.setdefault(job.client, []).append(job)
+        for house, some in by_house.items():
+            self._journal.accepted(house, some)
+            self._note("accepted", some)
+            self._relieve_memory(some)
+            self._fact("jobs_accepted", len(some), session=house.session.hex(), queues=figures.by_queue(some))
 
     def _status(self) -> dict[str, Any]:
         load = answers.load(self._roster)
+        outstanding = load["leased"] + load["busy"]
         return {
             "cluster_id": self._cluster_id,
             "epoch": self.epoch,
@@ -1972,6 +2023,7 @@ class Coordinator:
             "uptime_s": self._now - (self._born or self._now),
             "wall_s": self._wall,
             "jobs": {
+                "scheduled": self._admission.jobs - len(self._ready) - len(self._adrift) - outstanding,
                 "ready": len(self._ready),
                 "adrift": len(self._adrift),
                 "leased": load.pop("leased"),
@@ -1993,7 +2045,7 @@ _DEADLY = (Outcome.FAILED, Outcome.TIMED_OUT)
 _UNSEEN = Failure("RemoteError", "its error is too large to be shown here")
 _MOMENT = struct.Struct("<d")
 HOUSE = bytes(SESSION_BYTES)
-"""Session of the jobs that the coordinator makes itself."""
+"""Session of the jobs that the coordinator makes itself, in the default namespace. No key may resume it."""
 ADRIFT = ""
 """In place of a node's name: attempts that some node may hold, and nobody knows which."""
 

@@ -22,6 +22,7 @@ from scheduler.clients import Client, Owed
 from scheduler.functions import Functions, Record
 from scheduler.lifecycle import Job
 from scheduler.roster import Node
+from scheduler.schedules import Rows
 from scheduler.store import (
     AliasRow,
     Arguments,
@@ -351,6 +352,18 @@ class Journal:
         """These run again, as new jobs: nobody needs to look after them any more."""
         if self.open:
             self._changes.repeated += jobs
+
+    def orders(self, rows: Rows) -> None:
+        """What the turn has changed of schedules."""
+        if not self.open:
+            return
+        changes = self._changes
+        changes.forgotten_schedules += rows.forgotten
+        changes.schedules |= {row[:2]: row for row in rows.schedules}
+        changes.schedules |= dict.fromkeys(rows.removed)
+        changes.schedule_standings |= {row[:2]: row for row in rows.standings}
+        changes.firings |= {row[:4]: row for row in rows.firings}
+        changes.firings |= dict.fromkeys(rows.unsaid)
 
     def setting(self, name: str, value: bytes | None) -> None:
         if self.open:

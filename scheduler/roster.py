@@ -10,6 +10,9 @@ from scheduler.functions import Demand
 from scheduler.leases import Leases
 from scheduler.peers import Peer
 
+OWN_NAME = "node"
+"""A label that every node has: its name, and its host's."""
+
 
 @dataclass(slots=True, eq=False)
 class Node(Peer):
@@ -74,7 +77,7 @@ class Node(Peer):
         labels, python, queue = demand
         mine = self.labels
         return (
-            all(mine.get(k) == v for k, v in labels)
+            all(mine.get(k) == v or (k == OWN_NAME and v in (self.name, self.host)) for k, v in labels)
             and (not python or python == self.python)
             and (not self.queues or queue in self.queues)
         )

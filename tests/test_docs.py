@@ -33,6 +33,7 @@ import click
 import pytest
 
 import cluster
+import cluster.schedules
 import node
 import scheduler
 from cluster import Client, ClientLimits, Future, LocalCluster, Options, client, errors
@@ -263,6 +264,25 @@ def test_each_option_is_documented_with_its_variable_and_default(name: str) -> N
         assert meaning, long_name(option)
 
 
+# ------------------------------------------------------------------------------------ schedules.md
+
+SCHEDULES = ROOT / "docs/schedules.md"
+
+
+def test_each_parameter_of_a_schedule_is_documented_with_its_default() -> None:
+    wanted = {
+        p.name: p.default for p in inspect.signature(Client.schedule).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
+    said = {code(row[0]): row[1:] for row in rows(sections(SCHEDULES)["What becomes of a time"])}
+    assert list(said) == list(wanted)
+    for name, default in wanted.items():
+        assert says(said[name][0], default), f"{name}: {said[name][0]} is not {default!r}"
+        assert said[name][1], name
+    assert [repr(choice).replace("'", '"') for choice in get_args(cluster.schedules.Overlap)] == [
+        span for span in spans(said["overlap"][0] + said["overlap"][1]) if span.startswith('"')
+    ]
+
+
 # ------------------------------------------------------------------------------------ errors.md
 
 ERRORS = ROOT / "docs/errors.md"
@@ -343,7 +363,7 @@ def test_names_exist(path: Path) -> None:
             assert hasattr(owner, attribute) or f"self.{attribute}" in inspect.getsource(owner), span
 
 
-FOREIGN = {"ProcessPoolExecutor", "PYTHONPATH", "XDG_RUNTIME_DIR"}
+FOREIGN = {"CRON_TZ", "ProcessPoolExecutor", "PYTHONPATH", "RANDOM_DELAY", "XDG_RUNTIME_DIR"}
 """Names of others that documents mention."""
 
 
@@ -388,6 +408,19 @@ def test_our_commands_are_used_as_they_are(path: Path) -> None:
             root.resolve_command(context, span.split()[1:])
 
 
+def scheduled(options: Options, /) -> None:
+    """What ``client.schedule`` takes: its own parameters and all options."""
+
+
+scheduled.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        *(p for p in inspect.signature(Client.schedule).parameters.values() if p.kind is p.KEYWORD_ONLY),
+        *(p for p in inspect.signature(Options).parameters.values()),
+    ],
+    __validate_parameters__=False,
+)
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_programs_are_python_and_use_what_there_is(path: Path) -> None:
     accepted: dict[str, Callable[..., Any]] = {
@@ -397,6 +430,7 @@ def test_programs_are_python_and_use_what_there_is(path: Path) -> None:
         "LocalCluster": LocalCluster,
         "ClientLimits": ClientLimits,
         "add_node": LocalCluster.add_node,
+        "schedule": scheduled,
     }
     for block in blocks(path, "python", "py"):
         for part in ast.walk(ast.parse(block)):

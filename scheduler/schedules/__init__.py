@@ -7,20 +7,19 @@ and which rows change.
 """
 
 from scheduler.schedules.book import Schedules
-from scheduler.schedules.past import FiringRow, Kind, Reason, Run
+from scheduler.schedules.past import Kind, Reason, Run
 from scheduler.schedules.schedule import CatchUp, Overlap, Schedule
 from scheduler.schedules.values import (
     Decision,
     Fire,
     Key,
     Rows,
-    ScheduleRow,
     Skip,
-    StandingRow,
     Stop,
     Upserted,
     View,
 )
+from scheduler.store import FiringRow, ScheduleRow, StandingRow
 
 __all__ = [
     "CatchUp",

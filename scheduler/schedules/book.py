@@ -15,7 +15,7 @@ from dataclasses import replace
 from cluster.jobs import Outcome
 from cluster.triggers import SearchGoesOn
 from scheduler.schedules import past
-from scheduler.schedules.past import FiringRow, Kind, Reason, Run
+from scheduler.schedules.past import Kind, Reason, Run
 from scheduler.schedules.schedule import GRACE_S, US, CatchUp, Overlap, Schedule
 from scheduler.schedules.searches import last_time, next_time
 from scheduler.schedules.standing import MAX_NOTE, Backfill, Running, Standing, Waiting
@@ -24,13 +24,12 @@ from scheduler.schedules.values import (
     Fire,
     Key,
     Rows,
-    ScheduleRow,
     Skip,
-    StandingRow,
     Stop,
     Upserted,
     View,
 )
+from scheduler.store import FiringRow, ScheduleRow, StandingRow
 
 KEEP_US = 7 * 86_400 * US
 """So long a schedule's fired times outlive it, or for its catch-up window if that is longer."""
@@ -384,6 +383,10 @@ class Schedules:
         standing = self._live_one(namespace, name)
         return None if standing is None else self._view(standing)
 
+    def names(self, namespace: str) -> Iterator[str]:
+        """Of the schedules there, in no order."""
+        return (name for (ns, name), one in self._all.items() if ns == namespace and one.schedule is not None)
+
     def __iter__(self) -> Iterator[View]:
         """In no order. It may search for their next times: to be taken in slices."""
         for standing in self._all.values():
@@ -403,15 +406,21 @@ class Schedules:
 
     def overdue(self, now_us: int) -> list[tuple[str, str, int]]:
         """Those without a success for too long, and since when they have had none. Not those a user has paused."""
-        out = []
-        for standing in self._all.values():
-            schedule = standing.schedule
-            if schedule is None or not schedule.overdue_s or (standing.paused is not None and not standing.gave_up):
-                continue
-            since = standing.succeeded_us or standing.anchor_us
-            if now_us - since > schedule.overdue_s * US:
-                out.append((standing.namespace, standing.name, since))
-        return out
+        found = ((standing, self._overdue_since(standing, now_us)) for standing in self._all.values())
+        return [(standing.namespace, standing.name, since) for standing, since in found if since is not None]
+
+    def overdue_since(self, namespace: str, name: str, now_us: int) -> int | None:
+        """Since when that one has had no success; None if it is not overdue."""
+        standing = self._live_one(namespace, name)
+        return None if standing is None else self._overdue_since(standing, now_us)
+
+    @staticmethod
+    def _overdue_since(standing: Standing, now_us: int) -> int | None:
+        schedule = standing.schedule
+        if schedule is None or not schedule.overdue_s or (standing.paused is not None and not standing.gave_up):
+            return None
+        since = standing.succeeded_us or standing.anchor_us
+        return since if now_us - since > schedule.overdue_s * US else None
 
     def _view(self, standing: Standing) -> View:
         assert standing.schedule is not None and standing.trigger is not None

@@ -85,24 +85,6 @@ class Run(NamedTuple):
     """16 bytes; empty before it is known, or where there is none."""
 
 
-class FiringRow(NamedTuple):
-    """A line in the store. Its first three fields and ``run`` are its key: of two, the later one counts."""
-
-    namespace: str
-    name: str
-    nominal_us: int
-    run: bytes
-    kind: int
-    until_us: int
-    at_us: int
-    late_us: int
-    ended_us: int
-    run_us: int
-    outcome: int
-    reason: int
-    job: bytes
-
-
 def pack(line: Run) -> bytes:
     nominal, run, kind, until, at, late, ended, ran, outcome, reason, job = line
     return _LINE.pack(nominal, run or _NO_RUN, kind, until, at, late, ended, ran, outcome, reason, job or _NO_JOB)

@@ -64,7 +64,8 @@ class Schedule:
     trigger: Trigger
     """With start, end and count. An open ``every`` is anchored by the book, when the schedule is first made."""
     call: Any
-    """What is called, with its options: plain values, opaque here. Of a dict it is said which keys have changed."""
+    """What is called, with its options: plain values, opaque here. Of a dict it is said which keys have changed; those
+    that begin with a line (``_code``) go with the others, and are not compared."""
     overlap: Overlap = Overlap.SKIP
     catch_up: CatchUp = CatchUp.LATEST
     catch_up_window_s: float = 3600
@@ -114,7 +115,7 @@ class Schedule:
                 continue
             if field.name == "call" and isinstance(before, dict) and isinstance(after, dict):
                 keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-                out += [f"call.{key}" for key in keys] or ["call"]
+                out += [f"call.{key}" for key in keys if not str(key).startswith("_")]
             else:
                 out.append(field.name)
         return tuple(out)

@@ -14,9 +14,10 @@ import msgpack
 
 from cluster.triggers import Trigger
 from scheduler.schedules.fired import Fired
-from scheduler.schedules.past import FiringRow, Run
+from scheduler.schedules.past import Run
 from scheduler.schedules.schedule import Schedule
-from scheduler.schedules.values import Key, StandingRow
+from scheduler.schedules.values import Key
+from scheduler.store import FiringRow, StandingRow
 
 VERSION = 1
 

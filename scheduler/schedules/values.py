@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cluster.triggers import Trigger
-from scheduler.schedules.past import FiringRow, Kind, Reason
+from scheduler.schedules.past import Kind, Reason
 from scheduler.schedules.schedule import Schedule
+from scheduler.store import FiringRow, ScheduleRow, StandingRow
 
 
 class Key(NamedTuple):
@@ -46,20 +47,6 @@ class Stop(NamedTuple):
 
 
 Decision = Fire | Skip | Stop
-
-
-class ScheduleRow(NamedTuple):
-    namespace: str
-    name: str
-    schedule: bytes
-
-
-class StandingRow(NamedTuple):
-    """It outlives the schedule's own row: see ``Schedules.remove``."""
-
-    namespace: str
-    name: str
-    standing: bytes
 
 
 class Upserted(NamedTuple):

@@ -10,6 +10,8 @@ leaves after it. A body (``sqlite``) passes ``tests/scheduler/store``, whatever 
   that did not succeed the arguments are kept with them, to be run again.
 - *keys* attach a later submission to the job of an earlier one; *aliases* are the ids of such submissions.
 - *settings* are small values by name, as of queues.
+- *schedules* are standing orders. A *standing* is what is known of one besides, and outlives it; *firings* are what
+  became of its last times, each written with the job it made: their keys tell a firing from all others.
 - *nodes* are those that may hold attempts: after a restart jobs wait for their word, or for the lease's end.
 
 A job goes by its rank here, since ranks only ever rise: jobs are then added at one end of their table and leave near
@@ -172,6 +174,46 @@ class History(NamedTuple):
     """Where the next slice goes on; 0 when the oldest row was looked at."""
 
 
+class ScheduleRow(NamedTuple):
+    namespace: str
+    name: str
+    schedule: bytes
+    """As the coordinator packs it."""
+
+
+class StandingRow(NamedTuple):
+    """Of a schedule, also of one that was removed."""
+
+    namespace: str
+    name: str
+    standing: bytes
+    """As the coordinator packs it."""
+
+
+class FiringRow(NamedTuple):
+    """A firing, or a stretch of times that were skipped. Its first four fields are its key: of two, the later one
+    counts."""
+
+    namespace: str
+    name: str
+    nominal_us: int
+    """In microseconds since the epoch."""
+    run: bytes
+    """8 bytes that tell this from other runs with the same nominal time; empty for what the trigger has fired."""
+    kind: int
+    until_us: int
+    at_us: int
+    late_us: int
+    ended_us: int
+    run_us: int
+    outcome: int
+    reason: int
+    job: bytes
+
+
+FiringKey = tuple[str, str, int, bytes]
+
+
 class NodeRow(NamedTuple):
     name: str
     session: bytes
@@ -222,6 +264,12 @@ class Changes:
     """By namespace and key; None: it is free again."""
     aliases: list[AliasRow] = field(default_factory=list)
     settings: dict[str, bytes | None] = field(default_factory=dict)
+    forgotten_schedules: list[tuple[str, str]] = field(default_factory=list)
+    """Of these all goes, standings and firings too, before what follows is written."""
+    schedules: dict[tuple[str, str], ScheduleRow | None] = field(default_factory=dict)
+    """By namespace and name; None: its own row goes, the others stay."""
+    schedule_standings: dict[tuple[str, str], StandingRow] = field(default_factory=dict)
+    firings: dict[FiringKey, FiringRow | None] = field(default_factory=dict)
     forgotten_sessions: list[bytes] = field(default_factory=list)
     retired_specs: list[int] = field(default_factory=list)
     """They lose their code; their rows stay, for jobs that have ended."""
@@ -249,6 +297,9 @@ class Recovered(NamedTuple):
     last_spec: int
     keys: list[KeyRow]
     settings: dict[str, bytes]
+    schedules: list[ScheduleRow]
+    schedule_standings: list[StandingRow]
+    firings: list[FiringRow]
 
 
 class Pruned(NamedTuple):
@@ -316,7 +367,8 @@ class Store(Protocol):
 
     def prune(self, before: float, keep: int, most: int, now: float) -> Pruned:
         """Forget outcomes older than ``before``, and those above ``keep``, each with its arguments; then the results,
-        not the rows, of outcomes whose ``until`` has come ``now``; then aliases older than ``before``.
+        not the rows, of outcomes whose ``until`` has come ``now``; then aliases older than ``before`` of jobs that have
+        no outcome (any more), and hold no key as unfinished ones.
 
         The oldest of each come first, and ``most`` go in this slice, all together. Of outcomes it ends at the first one
         that is to be kept. The rows belong to the open transaction.

@@ -1138,6 +1138,20 @@ def test_what_a_job_saves_is_told_before_its_end_and_on_each_link(play: AgentPla
     play.nothing_else()
 
 
+def test_what_was_saved_is_said_again_before_a_failure_that_nobody_has_acknowledged(play: AgentPlay) -> None:
+    play.assign()
+    play.gives(1)
+    failed = Done(1, int(End.RAISED), Failure("ValueError", "no").encode(), None, 50)
+    play.turn(StateSaved(0, 1, b"far"), WorkerDone(0, 1000, [failed]))
+    play.coordinator.gets(Saved)
+    gets_results(play, 1)
+    rejoins(play)
+    assert play.coordinator.gets(Saved, tokens=[1]).states == [b"far"]
+    gets_results(play, 1)
+    quiet(play)
+    play.nothing_else()
+
+
 def test_what_a_job_may_know_of_itself_goes_with_it(play: AgentPlay) -> None:
     jobs = [job_id(b"client--", n) for n in (1, 2)]
     play.coordinator.say(

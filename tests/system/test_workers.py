@@ -31,8 +31,8 @@ def harm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def client(harm: ModuleType) -> Iterator[Client]:
-    with LocalCluster(slots=2) as cluster, cluster.client() as client:
-        yield client
+    with LocalCluster(slots=2) as cluster:
+        yield cluster.client()  # ends with the cluster, and waits for nothing
 
 
 def test_what_is_not_to_be_stopped_is_not(client: Client, harm: ModuleType, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from scheduler.store import (
     AliasRow,
     Arguments,
     Changes,
+    FiringKey,
+    FiringRow,
     History,
     JobRow,
     KeyRow,
@@ -20,10 +22,12 @@ from scheduler.store import (
     OutcomeRow,
     Pruned,
     Recovered,
+    ScheduleRow,
     Search,
     SessionRow,
     SpecRow,
     Standing,
+    StandingRow,
     StoreFailed,
     UnfinishedRow,
 )
@@ -48,6 +52,9 @@ class Rows:
     keys: dict[tuple[str, str], KeyRow] = field(default_factory=dict)
     aliases: dict[bytes, AliasRow] = field(default_factory=dict)
     settings: dict[str, bytes] = field(default_factory=dict)
+    schedules: dict[tuple[str, str], ScheduleRow] = field(default_factory=dict)
+    schedule_standings: dict[tuple[str, str], StandingRow] = field(default_factory=dict)
+    firings: dict[FiringKey, FiringRow] = field(default_factory=dict)
     pruned: int = 0
     """Outcomes that are gone; so the number of each that is kept is known."""
     last_rank: int = 0
@@ -84,6 +91,13 @@ class Rows:
             _fresh(alias.id not in self.aliases)
             self.aliases[alias.id] = alias
         _put(self.settings, change.settings)
+        for name in change.forgotten_schedules:
+            self.schedules.pop(name, None)
+            self.schedule_standings.pop(name, None)
+            self.firings = {key: row for key, row in self.firings.items() if key[:2] != name}
+        _put(self.schedules, change.schedules)
+        self.schedule_standings |= change.schedule_standings
+        _put(self.firings, change.firings)
         for session in change.forgotten_sessions:
             self.sessions.pop(session, None)
         for number in change.retired_specs:
@@ -152,6 +166,9 @@ class ModelStore:
             rows.last_spec,
             list(rows.keys.values()),
             dict(rows.settings),
+            list(rows.schedules.values()),
+            list(rows.schedule_standings.values()),
+            list(rows.firings.values()),
         )
 
     def unfinished(self, after: int, most: int, payloads: bool) -> list[UnfinishedRow]:
@@ -218,7 +235,9 @@ class ModelStore:
         for row in over:
             rows.outcomes[row.id] = row._replace(payload=b"", sha=None, size=0)
         named += [row.sha for row in (*gone, *over)]
-        old = sorted((row for row in rows.aliases.values() if row.at < before), key=lambda row: (row.at, row.id))
+        needed = rows.outcomes.keys() | {key.job for key in rows.keys.values() if not key.until}
+        aged = (row for row in rows.aliases.values() if row.at < before and row.job not in needed)
+        old = sorted(aged, key=lambda row: (row.at, row.id))
         old = old[: most - len(gone) - len(over)]
         for alias in old:
             del rows.aliases[alias.id]

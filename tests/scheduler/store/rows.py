@@ -9,15 +9,18 @@ from cluster.ids import job_id
 from scheduler.store import (
     AliasRow,
     Changes,
+    FiringRow,
     History,
     JobRow,
     KeyRow,
     NodeRow,
     OutcomeRow,
+    ScheduleRow,
     Search,
     SessionRow,
     SpecRow,
     Standing,
+    StandingRow,
     Store,
 )
 
@@ -68,6 +71,34 @@ def refused(counter: int, name: bytes = ANNE) -> OutcomeRow:
 
 def key(name: str = "k", row: JobRow | None = None, until: float = 0.0, namespace: str = "default") -> KeyRow:
     return KeyRow(namespace, name, (row or job(1)).id, b"print", until)
+
+
+def schedule(name: str = "s", what: bytes = b"what", namespace: str = "default") -> ScheduleRow:
+    return ScheduleRow(namespace, name, what)
+
+
+def schedule_standing(name: str = "s", standing: bytes = b"stands", namespace: str = "default") -> StandingRow:
+    return StandingRow(namespace, name, standing)
+
+
+def firing(
+    name: str = "s", nominal_us: int = 1, run: bytes = b"", ended_us: int = 0, namespace: str = "default"
+) -> FiringRow:
+    return FiringRow(namespace, name, nominal_us, run, 0, 0, 2, 3, ended_us, 4, 0, 0, b"j" * 16)
+
+
+def orders(*rows: ScheduleRow | StandingRow | FiringRow) -> Changes:
+    """Rows of schedules."""
+    out = Changes()
+    for row in rows:
+        match row:
+            case ScheduleRow():
+                out.schedules[row[:2]] = row
+            case StandingRow():
+                out.schedule_standings[row[:2]] = row
+            case FiringRow():
+                out.firings[row[:4]] = row
+    return out
 
 
 def keys(*rows: KeyRow) -> Changes:
@@ -145,6 +176,9 @@ def everything(store: Store, *names: bytes) -> dict[str, Any]:
         "specs": sorted(found.specs),
         "nodes": sorted(found.nodes),
         "keys": sorted(found.keys),
+        "schedules": sorted(found.schedules),
+        "schedule_standings": sorted(found.schedule_standings),
+        "firings": sorted(found.firings),
         "unfinished": rows,
         "rows of outcomes": outcomes,
         "history": past,

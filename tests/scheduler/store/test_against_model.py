@@ -23,14 +23,17 @@ from cluster.ids import counter_of, job_id, session_of
 from scheduler.store import (
     AliasRow,
     Changes,
+    FiringRow,
     JobRow,
     KeyRow,
     NodeRow,
     OutcomeRow,
+    ScheduleRow,
     Search,
     SessionRow,
     SpecRow,
     Standing,
+    StandingRow,
     StoreFailed,
 )
 from tests.scheduler.store.bodies import BODIES
@@ -204,6 +207,29 @@ class Turns(RuleBasedStateMachine):
     @rule(values=st.dictionaries(st.sampled_from("abc"), st.none() | st.binary(max_size=2)))
     def set(self, values: dict[str, bytes | None]) -> None:
         self.write(Changes(settings=values))
+
+    @rule(
+        schedules=st.dictionaries(st.sampled_from("ab"), st.none() | st.binary(max_size=2)),
+        standings=st.dictionaries(st.sampled_from("ab"), st.binary(max_size=2)),
+        firings=st.dictionaries(st.tuples(st.sampled_from("ab"), st.integers(0, 2)), st.none() | st.integers(0, 9)),
+        forget=st.lists(st.sampled_from("ab"), max_size=1),
+    )
+    def order(
+        self,
+        schedules: dict[str, bytes | None],
+        standings: dict[str, bytes],
+        firings: dict[tuple[str, int], int | None],
+        forget: list[str],
+    ) -> None:
+        change = Changes(forgotten_schedules=[("n", name) for name in forget])
+        for name, value in schedules.items():
+            change.schedules["n", name] = None if value is None else ScheduleRow("n", name, value)
+        for name, packed in standings.items():
+            change.schedule_standings["n", name] = StandingRow("n", name, packed)
+        for (name, at), ended in firings.items():
+            row = None if ended is None else FiringRow("n", name, at, b"", 0, 0, at, 0, ended, 0, 0, 0, b"")
+            change.firings["n", name, at, b""] = row
+        self.write(change)
 
     @rule(before=moments, keep=st.integers(0, 60), most=st.integers(1, 50), now=st.just(0.0) | moments)
     def prune(self, before: float, keep: int, most: int, now: float) -> None:

@@ -14,6 +14,7 @@ from scheduler.store import (
     AliasRow,
     Arguments,
     Changes,
+    FiringRow,
     History,
     JobRow,
     KeyRow,
@@ -21,10 +22,12 @@ from scheduler.store import (
     OutcomeRow,
     Pruned,
     Recovered,
+    ScheduleRow,
     Search,
     SessionRow,
     SpecRow,
     Standing,
+    StandingRow,
     Store,
     StoreFailed,
     UnfinishedRow,
@@ -39,16 +42,20 @@ from tests.scheduler.store.rows import (
     ended,
     ends,
     everything,
+    firing,
     history,
     job,
     jobs,
     key,
     keys,
     node,
+    orders,
     outcomes_of,
     put,
     ranks,
     refused,
+    schedule,
+    schedule_standing,
     session,
     slices,
     spec,
@@ -101,6 +108,11 @@ moments = st.floats(0, 1e12)
     st.builds(KeyRow, texts, texts, ids, payloads, moments),
     st.builds(AliasRow, ids, ids, moments),
     st.dictionaries(texts, payloads, max_size=3),
+    st.builds(ScheduleRow, texts, texts, payloads),
+    st.builds(StandingRow, texts, texts, payloads),
+    st.builds(
+        FiringRow, texts, texts, st.integers(-MAX, MAX), st.binary(max_size=8), *[naturals] * 8, st.binary(max_size=16)
+    ),
 )
 def test_every_row_comes_back_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory,
@@ -114,6 +126,9 @@ def test_every_row_comes_back_as_it_was_written(
     key: KeyRow,
     alias: AliasRow,
     settings: dict[str, bytes],
+    schedule: ScheduleRow,
+    stands: StandingRow,
+    firing: FiringRow,
 ) -> None:
     standing = standing._replace(rank=job.rank)
     opener = BODIES[body].opener(tmp_path_factory.mktemp("store"))
@@ -122,12 +137,14 @@ def test_every_row_comes_back_as_it_was_written(
         store,
         Changes({session.session: session}, [spec], [job], {job.rank: standing}, [outcome], {node.name: node}),
         Changes(keys={(key.namespace, key.key): key}, aliases=[alias], settings=dict(settings)),
+        orders(schedule, stands, firing),
     )
     store.close()
     store = opener()
     found = store.recover()
     assert (found.sessions, found.specs, found.nodes) == ([session], [spec], [node])
     assert (found.keys, found.settings, store.alias(alias.id)) == ([key], settings, alias.job)
+    assert (found.schedules, found.schedule_standings, found.firings) == ([schedule], [stands], [firing])
     assert type(found.specs[0].blob) is bool
     assert (found.outcomes, found.last_rank, found.last_spec) == (1, job.rank, spec.number)
     row = UnfinishedRow._make((*job[:4], len(job.payload), *job[4:], *standing[1:]))
@@ -140,7 +157,7 @@ def test_every_row_comes_back_as_it_was_written(
 
 
 def test_a_fresh_store_is_empty(store: Store) -> None:
-    assert store.recover() == Recovered([], [], [], {}, 0, 0, 0, [], {})
+    assert store.recover() == Recovered([], [], [], {}, 0, 0, 0, [], {}, [], [], [])
     assert (store.alias(job(1).id), store.arguments(job(1).id)) == (None, None)
     assert store.history(Search(), 0, 10, 10) == store.history(Search(), 77, 10, 10) == History([], 0)
     assert store.unfinished(0, 10, True) == []
@@ -248,7 +265,7 @@ def test_ranks_and_spec_numbers_are_remembered_when_their_rows_are_gone(store: S
     put(store, ends(1, 2, 9, 4), Changes(forgotten_specs=[3, 7]))
     assert store.prune(0.0, 0, 100, 0.0) == Pruned(4, [])
     store.commit()
-    assert reopen().recover() == Recovered([], [], [], {}, 0, 9, 7, [], {})
+    assert reopen().recover() == Recovered([], [], [], {}, 0, 9, 7, [], {}, [], [], [])
 
 
 def test_blobs_are_counted_by_the_rows_that_name_them(store: Store, reopen: Reopen) -> None:
@@ -480,6 +497,56 @@ def test_an_id_is_an_alias_once(store: Store, reopen: Reopen) -> None:
     assert reopen().alias(alias(5, job(1)).id) == job(1).id
 
 
+# ------------------------------------------------------------------------------------ schedules
+
+
+def test_rows_of_schedules_are_replaced_by_their_keys(store: Store, reopen: Reopen) -> None:
+    put(store, orders(schedule(), schedule("s", b"other", "ns"), schedule_standing(), firing(), firing(run=b"r" * 8)))
+    put(store, orders(schedule(what=b"new"), schedule_standing(standing=b"new"), firing(ended_us=9), firing("t")))
+    found = reopen().recover()
+    assert sorted(found.schedules) == [schedule(what=b"new"), schedule("s", b"other", "ns")]
+    assert found.schedule_standings == [schedule_standing(standing=b"new")]
+    assert sorted(found.firings) == [firing(ended_us=9), firing(run=b"r" * 8), firing("t")]
+
+
+def test_a_removed_schedule_leaves_its_standing_and_its_firings(store: Store, reopen: Reopen) -> None:
+    put(store, orders(schedule(), schedule_standing(), firing(), schedule("t")))
+    gone = Changes(schedules={("default", "s"): None}, firings={("default", "s", 5, b""): None})
+    put(store, gone, orders(schedule_standing(standing=b"removed")))
+    found = reopen().recover()
+    assert (found.schedules, found.firings) == ([schedule("t")], [firing()])
+    assert found.schedule_standings == [schedule_standing(standing=b"removed")]
+
+
+def test_a_firing_goes_by_its_whole_key(store: Store, reopen: Reopen) -> None:
+    rows = [firing(), firing(run=b"r" * 8), firing(nominal_us=2), firing("t"), firing(namespace="ns")]
+    put(store, orders(*rows))
+    put(store, Changes(firings={rows[0][:4]: None}))
+    assert sorted(reopen().recover().firings) == sorted(rows[1:])
+
+
+def test_of_a_forgotten_schedule_all_goes_before_what_is_written(store: Store, reopen: Reopen) -> None:
+    put(store, orders(schedule(), schedule_standing(), firing(), firing(nominal_us=2), schedule("t"), firing("t")))
+    again = orders(schedule(what=b"anew"), firing(nominal_us=7))
+    again.forgotten_schedules.append(("default", "s"))
+    put(store, again)
+    found = reopen().recover()
+    assert sorted(found.schedules) == [schedule(what=b"anew"), schedule("t")]
+    assert (found.schedule_standings, sorted(found.firings)) == ([], [firing(nominal_us=7), firing("t")])
+
+
+def test_a_firing_and_its_job_are_committed_together_or_not_at_all(store: Store, reopen: Reopen) -> None:
+    put(store, orders(schedule()))
+    both = orders(firing())
+    both.jobs.append(job(1))
+    store.write([both])
+    store = reopen()
+    assert (store.recover().firings, ranks(store)) == ([], [])
+    put(store, both)
+    store = reopen()
+    assert (store.recover().firings, ranks(store)) == ([firing()], [1])
+
+
 # ------------------------------------------------------------------------------------ arguments
 
 
@@ -570,6 +637,19 @@ def test_old_aliases_go_in_slices_after_the_rows(store: Store, reopen: Reopen) -
     assert [store.prune(4.0, 9, 100, 0.0).outcomes for _ in range(2)] == [2, 0]
     store.commit()
     assert [n for n in range(1, 6) if store.alias(alias(n, job(3)).id)] == [4, 5], "as old as that stays"
+
+
+def test_an_alias_stays_as_long_as_its_job_is_unfinished_or_has_its_outcome(store: Store) -> None:
+    put(store, jobs(1), keys(key("k", job(1))), Changes(aliases=[alias(7, job(1), at=1.0)]))
+    assert store.prune(9.0, 9, 9, 0.0).outcomes == 0
+    store.commit()
+    put(store, ends(1), keys(key("k", job(1), until=20.0)))
+    assert store.prune(0.0, 9, 9, 0.0).outcomes == 0
+    store.commit()
+    assert store.alias(alias(7, job(1)).id) == job(1).id
+    assert store.prune(1e9, 0, 9, 0.0).outcomes == 2, "both go in one slice"
+    store.commit()
+    assert store.alias(alias(7, job(1)).id) is None
 
 
 # ------------------------------------------------------------------------------------ history

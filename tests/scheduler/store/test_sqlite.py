@@ -120,8 +120,14 @@ def _garbage(path: Path) -> None:
 
 
 def _overwritten(path: Path) -> None:
+    """All but the first pages and the schema, which is read when a file is opened."""
+    db = sqlite3.connect(path)
+    schema = {n for (n,) in db.execute("SELECT pageno FROM dbstat WHERE name = 'sqlite_schema'")}
+    db.close()
     data = bytearray(path.read_bytes())
-    data[3 * PAGE :] = b"\xaa" * (len(data) - 3 * PAGE)
+    for number in range(4, len(data) // PAGE + 1):
+        if number not in schema:
+            data[(number - 1) * PAGE : number * PAGE] = b"\xaa" * PAGE
     path.write_bytes(data)
 
 
