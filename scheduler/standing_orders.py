@@ -117,6 +117,15 @@ class StandingOrders:
         made, self._made = self._made, []
         return made
 
+    def figures(self) -> dict[str, float | None]:
+        """How things stand."""
+        due = self._book.next_due()
+        return {
+            "schedules": len(self._book),
+            "schedules_overdue": len(self._watched),
+            "schedule_next_fire_timestamp_seconds": None if due is None else due / US,
+        }
+
     def ended(self, job: Job, wall: float, ran: tuple[int, ...] | None) -> None:
         """A job that a schedule made, or that says so, has its outcome."""
         key = _key(job)

@@ -20,7 +20,7 @@ WITHIN_S = 60.0
 PROGRAM = "from cluster.cli import main; main()"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -31,7 +31,7 @@ def _free_ports(count: int) -> list[int]:
 class Running:
     def __init__(self, services: dict[str, Any], directory: Path) -> None:
         self._services = services
-        ports = dict(zip(("7077", "9464", "9465", "9466"), _free_ports(4), strict=True))
+        ports = dict(zip(("7077", "9464", "9465", "9466"), free_ports(4), strict=True))
         self._moved = {
             **{port: str(free) for port, free in ports.items()},
             "/var/lib/ganger": str(directory / "volume"),
