@@ -1036,6 +1036,13 @@ class Client(concurrent.futures.Executor):
         why: list[str] = self.ask("explain", id=self._whole_id(id))["why"]
         return why
 
+    def candidates(self, id: str) -> list[dict[str, Any]]:
+        """Of a job that is ready: each node as placement sees it, the one it would prefer first; ``id`` as for
+        :meth:`job`. ``takes``, or ``why`` not; ``score``: attempts a slot and ``penalty``, the least is preferred;
+        ``warm``: it has run the function lately."""
+        found: list[dict[str, Any]] = self.ask("explain", id=self._whole_id(id)).get("nodes", [])
+        return found
+
     def _whole_id(self, id: str) -> str:
         try:
             return format_job(parse_job(id))

@@ -123,6 +123,8 @@ class CoordinatorLimits:
     """Work placed on a slot beyond what it runs, by the observed run time of the function."""
     prefill_max: int = 512
     """...and never more jobs a slot than this."""
+    load_weight: float = 1.0
+    """What others use of a node's processors counts as if that share of its slots, times this, were taken; 0: not."""
     lost_node_retries: int = 3
     """How often a job is queued again after its node was lost, before it is lost itself."""
     keep_outcomes_s: float = 7 * 86_400.0

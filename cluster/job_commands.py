@@ -109,10 +109,15 @@ def job(connection: str | None, as_json: bool, id: str) -> None:
 @json_option
 @connection_option
 def explain(connection: str | None, as_json: bool, id: str) -> None:
-    """Say why a job does not run, one line for each thing that stands in its way."""
+    """Say why a job does not run, one line for each thing that stands in its way. Of one that is ready the nodes
+    follow: what keeps it from each, or how full that counts."""
     with client_of(connection) as client:
         why = client.explain(id)
-    click.echo(json.dumps({"why": why}) if as_json else "\n".join(map(job_pictures.plain, why)))
+        nodes = client.candidates(id)
+    if as_json:
+        click.echo(json.dumps({"why": why, "nodes": nodes}))
+        return
+    click.echo("\n".join(map(job_pictures.plain, [*why, *map(job_pictures.candidate, nodes)])))
 
 
 def _act(

@@ -84,6 +84,16 @@ def _moment(moment: float, form: str = _DATED) -> str:
     return datetime.fromtimestamp(moment).astimezone().strftime(form)
 
 
+def candidate(node: Mapping[str, Any]) -> str:
+    """A line of ``Client.candidates``."""
+    if not node["takes"]:
+        return f"node {node['node']}: {node['why']}"
+    penalty = f", and counts {node['penalty']:.2f} fuller, as others use it" if node["penalty"] else ""
+    warm = "; it has run the function lately" if node["warm"] else ""
+    filled = f"has {node['outstanding']} on {node['slots']} slots"
+    return f"node {node['node']}: could take it; {filled}{penalty}: score {node['score']:.2f}{warm}"
+
+
 def job_panel(job: Mapping[str, Any], why: Sequence[str], now: float) -> RenderableType:
     """``Client.job``: what it is, why it does not run, and what became of each attempt."""
     head = Table.grid(padding=(0, 2))

@@ -163,6 +163,12 @@ METRICS: dict[str, Shape] = {
     "ganger_node_own_cpu_ratio": Shape(
         GAUGE, COORDINATOR, "...and that its own agent and workers used.", ("ganger_node",)
     ),
+    "ganger_node_foreign_runnable": Shape(
+        GAUGE, COORDINATOR, "Processes of others that run on its processors or want to.", ("ganger_node",)
+    ),
+    "ganger_node_penalty_ratio": Shape(
+        GAUGE, COORDINATOR, "Share of its slots that counts as taken, for what others use there.", ("ganger_node",)
+    ),
     "ganger_node_load": Shape(GAUGE, COORDINATOR, "Runnable processes a processor, over a minute.", ("ganger_node",)),
     "ganger_node_memory_bytes": Shape(GAUGE, COORDINATOR, "Memory the node may use.", ("ganger_node",)),
     "ganger_node_memory_available_bytes": Shape(GAUGE, COORDINATOR, "...and what is left.", ("ganger_node",)),
@@ -213,6 +219,7 @@ METRICS: dict[str, Shape] = {
     "ganger_agent_links_down_total": Shape(COUNTER, NODE, "Times the coordinator was not heard for too long."),
     "ganger_agent_cpu_ratio": Shape(GAUGE, NODE, "As `ganger_node_cpu_ratio`, by its own word."),
     "ganger_agent_own_cpu_ratio": Shape(GAUGE, NODE, "As `ganger_node_own_cpu_ratio`."),
+    "ganger_agent_foreign_runnable": Shape(GAUGE, NODE, "As `ganger_node_foreign_runnable`."),
     "ganger_agent_load": Shape(GAUGE, NODE, "As `ganger_node_load`."),
     "ganger_agent_memory_bytes": Shape(GAUGE, NODE, "As `ganger_node_memory_bytes`."),
     "ganger_agent_memory_available_bytes": Shape(GAUGE, NODE, "As `ganger_node_memory_available_bytes`."),
@@ -284,7 +291,15 @@ COUNTED: dict[str, str] = {
 """Facts whose count is a counter. Of those that happen to both kinds of process, each counts its own."""
 
 VITALS = (
-    *("cpu_ratio", "own_cpu_ratio", "load", "memory_bytes", "memory_available_bytes", "own_memory_bytes"),
+    *(
+        "cpu_ratio",
+        "own_cpu_ratio",
+        "foreign_runnable",
+        "load",
+        "memory_bytes",
+        "memory_available_bytes",
+        "own_memory_bytes",
+    ),
     *("disk_free_bytes", "disk_bytes", "gpus", "gpu_ratio", "gpu_memory_free_bytes"),
 )
 """Figures of a machine that are gauges under their own names."""
@@ -584,7 +599,7 @@ class Meter:
         for node in nodes[: MOST["ganger_node"]]:
             key = (node["name"][:LABEL_CHARS],)
             columns["ganger_node_up"][key] = int(node["state"] == "up")
-            for name in ("slots", "slots_busy", "queued_attempts", "last_heard_timestamp_seconds"):
+            for name in ("slots", "slots_busy", "queued_attempts", "last_heard_timestamp_seconds", "penalty_ratio"):
                 columns[f"ganger_node_{name}"][key] = node[name]
             for name, values in _vitals(node["vitals"]):
                 for labels, value in values.items():

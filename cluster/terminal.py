@@ -25,7 +25,14 @@ from cluster.demo import Report, Screen
 if TYPE_CHECKING:
     from cluster.doctor import Finding, State
 
-STATE_STYLES = {"up": "green", "suspect": "yellow", "draining": "cyan", "drained": "cyan", "lost": "bold red"}
+STATE_STYLES = {
+    "up": "green",
+    "suspect": "yellow",
+    "draining": "cyan",
+    "drained": "cyan",
+    "short of memory": "yellow",
+    "lost": "bold red",
+}
 OUTCOME_STYLES = {"succeeded": "green", "failed": "red", "timed out": "red", "lost": "bold red"}
 BAR_SLOTS = 8
 """A node's slots are drawn one by one up to this many, and as a number above."""

@@ -1,12 +1,13 @@
 """What the agent measures of its machine. Rules of this file: cheap reads, plain numbers, no opinion.
 
-Half a millisecond once a second: files of ``/proc`` stay open and are read again, and of processes only our own
-descendants are looked at. What cannot be had is left out.
+A millisecond once a second: files of ``/proc`` stay open and are read again, and of processes our own descendants are
+looked at, and all others only where they use much of our processors. What cannot be had is left out.
 
 | figure | what it is |
 |---|---|
 | ``cpu_ratio`` | share of the processors this process may use that was busy since the last look |
 | ``own_cpu_ratio`` | ...and what the agent with all that descends from it used |
+| ``foreign_runnable`` | processes of others that run there or want to, at this moment |
 | ``load`` | runnable processes a processor, over a minute |
 | ``memory_bytes``, ``memory_available_bytes`` | by the kernel, or by the control group where that is tighter |
 | ``own_memory_bytes`` | of the agent with all that descends from it; what they share counts for each |
@@ -21,7 +22,7 @@ import contextlib
 import importlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ EVERY_S = 1.0
 
 MOST_PROCESSES = 1_000
 """Descendants that are looked at."""
+
+MOST_LOOKED_AT = 4_000
+"""Processes of a machine that are looked at for whether they run: 15 µs each."""
+
+IDLE_RATIO = 0.1
+"""Where others use less than this share of the processors, nobody is looked for."""
 
 PRESSURES = ("cpu", "memory", "io")
 
@@ -121,24 +128,44 @@ class Machine:
                 ticks = list(map(int, columns[:8]))
                 total += sum(ticks)
                 busy += sum(ticks) - sum(ticks[i] for i in _IDLE)
-        own_s, out["own_memory_bytes"] = self._own()
+        own_s, out["own_memory_bytes"], tree = self._own()
         last, self._last = self._last, (now, busy, total, own_s)
         if last is None or total <= last[2] or now <= last[0]:
             return
         processors = min(len(own), self._quota or len(own))
         ours = min(1.0, max(0.0, (own_s - last[3]) / (now - last[0]) / processors))
         out["own_cpu_ratio"] = round(ours, 4)
-        out["cpu_ratio"] = round(min(1.0, max(ours, (busy - last[1]) / (total - last[2]))), 4)
+        out["cpu_ratio"] = share = round(min(1.0, max(ours, (busy - last[1]) / (total - last[2]))), 4)
+        # Where others use little nobody is counted, which is most of what looking costs.
+        others = 0 if share - ours < IDLE_RATIO else self._others({int(name[3:]) for name in own}, tree)
+        if others is not None:
+            out["foreign_runnable"] = others
 
-    def _own(self) -> tuple[float, int]:
-        """Seconds and memory of this process and its descendants; seconds of those they have buried too."""
+    def _others(self, processors: Collection[int], tree: Collection[str]) -> int | None:
+        """Processes beside our own that run on these processors or want to; None if there are too many to look at."""
+        pids = [pid for pid in os.listdir(self._proc) if pid.isdigit()]
+        if len(pids) > MOST_LOOKED_AT:
+            return None
+        out = 0
+        for pid in pids:
+            if pid not in tree:
+                with contextlib.suppress(*_UNREADABLE), open(self._proc / pid / "stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
+                    out += fields[0] == b"R" and int(fields[36]) in processors
+        return out
+
+    def _own(self) -> tuple[float, int, set[str]]:
+        """Seconds and memory of this process and its descendants, and who they are; seconds of those they have buried
+        too."""
         ticks = pages = 0
+        tree = {str(os.getpid())}
         for pid in self._tree():
+            tree.add(pid)
             with contextlib.suppress(*_UNREADABLE), open(self._proc / pid / "stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
                 ticks += sum(map(int, fields[11:15]))
                 pages += int(fields[21])
-        return ticks / _TICKS, pages * _PAGE_BYTES
+        return ticks / _TICKS, pages * _PAGE_BYTES, tree
 
     def _tree(self) -> Iterator[str]:
         pids = ["self"]

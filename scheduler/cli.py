@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cluster.commands import log_level_option, metrics_options, option
-from cluster.config import Times
+from cluster.config import CoordinatorLimits, Times
 from cluster.health import Listen
 from cluster.logs import log_to_stderr
 
@@ -26,6 +26,8 @@ from cluster.logs import log_to_stderr
         help="Silence after which a node is given up.")  # fmt: skip
 @option("--gone-s", default=Times().gone_s, type=click.FloatRange(min=0.2), show_default=True,
         help="The same where its connection is known to be closed.")  # fmt: skip
+@option("--load-weight", default=CoordinatorLimits().load_weight, type=click.FloatRange(0, 100), show_default=True,
+        help="What others use of a node's processors counts so much against it; 0: not at all.")  # fmt: skip
 @metrics_options
 @option("--metrics-function", "metrics_functions", multiple=True, metavar="NAME",
         envvar="GANGER_METRICS_FUNCTIONS",
@@ -42,6 +44,7 @@ def coordinator(
     heartbeat_s: float,
     lease_s: float,
     gone_s: float,
+    load_weight: float,
     metrics: Listen,
     metrics_functions: tuple[str, ...],
     log_level: str,
@@ -66,6 +69,7 @@ def coordinator(
             port=port,
             advertise=advertise,
             times=times,
+            limits=CoordinatorLimits(load_weight=load_weight),
             metrics=metrics,
             metrics_functions=metrics_functions,
             ready_fd=ready_fd,

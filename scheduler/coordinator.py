@@ -416,7 +416,8 @@ class Coordinator:
             case Finished():
                 self._results(node, message)
             case Heartbeat():
-                node.take_vitals(message.vitals, self._wall)
+                node.take_vitals(message.vitals, self._now, self._wall)
+                node.weigh(self._now, self._limits.load_weight)
                 node.pulse_owed = True
             case Pulse():
                 pass
@@ -1086,7 +1087,7 @@ class Coordinator:
                 room = rooms.get(key)
                 if room is None:
                     room = rooms[key] = self._rooms(record.line.demand, time, once)
-            node = None if job.absent else room.choose(self._chance, queue)
+            node = None if job.absent else room.choose(self._chance, queue, job.story[-1].node if job.story else "")
             if node is None:
                 shut.add((queue.name, record.line))
                 if self._payloads.absent and room.nodes:
@@ -1120,7 +1121,7 @@ class Coordinator:
             id(n): min(MAX_HELD // 2, n.slots + prefill(n.slots, mean_s, limits.prefill_s, limits.prefill_max))
             for n in nodes
         }
-        return Rooms(demand, [n for n in nodes if n.outstanding < most[id(n)]], most)
+        return Rooms(demand, [n for n in nodes if n.outstanding < most[id(n)]], most, time.ran_on)
 
     def _read_ahead(self, line: Waiters) -> None:
         """Have payloads at hand a little before their turn."""
@@ -1219,6 +1220,7 @@ class Coordinator:
         node.surplus_since = self._now if node.outstanding else None
         for record, column in spent.values():
             record.time.observe(sum(column), len(column))
+            record.time.ran(id(node))
         for sha, _ in large.values():
             self._exchange.unneeded(node, sha)
         self._push_back(crashed, f"a worker of node {node.name} died under them")
@@ -1792,6 +1794,7 @@ class Coordinator:
         times, now = self._times, self._now
         pause = min(0.25, times.heartbeat_s / 4)
         for node in list(self._roster):
+            node.weigh(now, self._limits.load_weight)
             if node.barred and self._wall >= self._roster.barred[node.name]:
                 self._clear(node)
             silent = now - node.heard_at

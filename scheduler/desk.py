@@ -164,6 +164,8 @@ class Desk:
         body: dict[str, Any] = {"job": inquiries.of_job(job)}
         if topic == "explain":
             body["why"] = self.explain(job)
+            if job.state is State.READY:
+                body["nodes"] = explain.candidates(job, list(self._books.roster), self.now.mono)
         return body
 
     def explain(self, job: Job) -> list[str]:

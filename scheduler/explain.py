@@ -6,15 +6,20 @@ Each state names who moves a job out of it; here that one is looked at.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cluster.ids import format_job
 from scheduler import waiting
 from scheduler.lifecycle import Job, State
+from scheduler.placement import score
 from scheduler.ready_queue import ReadyQueue
 from scheduler.roster import Node
 
 SHOWN = 3
-"""Parents that are named."""
+"""Parents and nodes that are named."""
+
+MOST = 100
+"""Nodes that are told of in full."""
 
 
 def reasons(
@@ -46,6 +51,49 @@ def reasons(
             ]
         case _:
             return ["it is over"]
+
+
+def candidates(job: Job, nodes: Sequence[Node], now: float) -> list[dict[str, Any]]:
+    """Each node as placement sees it for this job: what keeps the job from it, or how full it counts; of those that
+    could take it the one that would be preferred first."""
+    warm = job.record.time.ran_on
+    out: list[dict[str, Any]] = []
+    for node in nodes:
+        why = _kept_from(job, node, now)
+        out.append(
+            {
+                "node": node.name,
+                "takes": not why,
+                "why": why,
+                "slots": node.slots,
+                "outstanding": node.outstanding,
+                "penalty": node.penalty,
+                "score": score(node),
+                "warm": id(node) in warm,
+            }
+        )
+    out.sort(key=lambda row: (not row["takes"], row["score"], not row["warm"], row["node"]))
+    return out[:MOST]
+
+
+def _kept_from(job: Job, node: Node, now: float) -> str:
+    """The first filter that the node does not pass; empty if it passes all."""
+    queue = job.record.queue
+    labels, python, _ = demand = job.record.line.demand
+    if not node.satisfies(demand):
+        lacks = [f"{key}={value}" for key, value in labels if node.labels.get(key) != value]
+        if lacks:
+            return f"lacks label {', '.join(lacks)}"
+        if python and python != node.python:
+            return f"has Python {node.python}, and its code needs {python}"
+        return f"does not serve queue {queue.name}"
+    if not node.placeable:
+        return waiting.absence(node, now)
+    if queue.room_on(node.name) == 0:
+        return f"runs {queue.settings.max_per_node} of queue {queue.name} already (max_per_node)"
+    if node.outstanding >= node.slots:
+        return "all its slots are taken"
+    return ""
 
 
 def _lease(now: float, node: Node) -> str:
@@ -87,6 +135,9 @@ def _ready(job: Job, ready: ReadyQueue, nodes: Sequence[Node], now: float) -> li
         slots = sum(n.slots for n in able)
         waiting_too = f"{ready.count(queue.name)} wait in its queue"
         out.append(f"all {slots} slots of the {len(able)} nodes that fit are taken; {waiting_too}")
+    loaded = [f"{n.name}: {n.penalty:.2f}" for n in able if n.penalty]
+    if loaded and len(busy) < len(able):
+        out.append(f"nodes that others use count as fuller, by so much of their slots: {', '.join(loaded[:SHOWN])}")
     if job.absent:
         out.append("its arguments are being read from the disk")
     return out or ["its turn is next"]

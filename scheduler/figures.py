@@ -94,5 +94,6 @@ def _node(node: Node, now: float, wall: float) -> dict[str, Any]:
         "queued_attempts": max(0, node.outstanding - node.slots),
         "last_heard_timestamp_seconds": wall - (now - node.heard_at),
         "clock_offset_s": node.clock_offset_s,
+        "penalty_ratio": node.penalty,
         "vitals": node.vitals,
     }

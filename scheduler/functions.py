@@ -38,11 +38,22 @@ class Line(NamedTuple):
     priority: int
 
 
+MOST_WARM = 256
+"""Nodes that are known to be warm for a function; then they are noted anew."""
+
+
 @dataclass(slots=True)
 class RunTime:
     """Moving average of a function's service time in its worker, in seconds; 0 while unknown."""
 
     mean_s: float = 0.0
+    ran_on: set[int] = field(default_factory=set)
+    """Nodes that have run it lately, by identity."""
+
+    def ran(self, node: int) -> None:
+        if len(self.ran_on) >= MOST_WARM:
+            self.ran_on.clear()
+        self.ran_on.add(node)
 
     def observe(self, total_us: int, count: int) -> None:
         mean = total_us / count / 1e6

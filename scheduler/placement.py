@@ -3,12 +3,34 @@
 Two candidates are drawn by chance and the one with less outstanding work per slot is taken: nearly as good as
 looking at all, and free of the herd that follows one stale best (Mitzenmacher, *The Power of Two Choices in
 Randomized Load Balancing*, 2001). Short functions are placed a little ahead of need, long ones never.
+
+To that comes what a node measured of its machine, as a *penalty*: what others run there counts as if so many of
+its slots were taken. Its own jobs do not count there, so that no node is shunned for doing its work and none is
+flooded for having been idle. The penalty is damped, since a burst of a second says little of the next ones, and fades
+with the age of the report. A node that runs short of memory is given nothing new until it has recovered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+DAMPING = 0.5
+"""Share of the newest report in the penalty; a report comes with each heartbeat."""
+
+IGNORED = 0.1
+"""What is measured below this is what a machine does for itself."""
+
+MOST = 2.0
+"""No node counts as more than twice as full, whatever others do there."""
+
+FRESH_S, STALE_S = 3.0, 10.0
+"""A report counts in full up to this age, and not at all from that on."""
+
+SHORT_RATIO, WELL_RATIO = 0.05, 0.08
+"""With less memory left than the first share a node is short of it, until more than the second is left,"""
+PRESSED_RATIO, EASED_RATIO = 0.2, 0.1
+"""...and if work waits for memory longer than the first share of the time, until less than the second."""
 
 
 class Chance(Protocol):
@@ -22,6 +44,8 @@ class Candidate(Protocol):
     def slots(self) -> int: ...
     @property
     def outstanding(self) -> int: ...
+    @property
+    def penalty(self) -> float: ...
 
 
 def prefill(slots: int, mean_s: float, prefill_s: float, most: int) -> int:
@@ -34,11 +58,61 @@ def prefill(slots: int, mean_s: float, prefill_s: float, most: int) -> int:
     return slots * min(most, int(prefill_s / mean_s))
 
 
+def foreign(vitals: Mapping[str, Any], slots: int) -> float:
+    """What others use of a machine, as a share of the node's slots: each of their processes that runs or wants to takes
+    as much as an attempt would. Where they were not counted, the share of its processors that they use."""
+    busy, own = figure(vitals, "cpu_ratio"), figure(vitals, "own_cpu_ratio")
+    if busy is None:
+        return 0.0
+    used = min(1.0, max(0.0, busy - (own or 0.0)))
+    count = figure(vitals, "foreign_runnable")
+    others = used if count is None else min(MOST, count / slots)
+    return others if others >= IGNORED and used >= IGNORED else 0.0
+
+
+def damped(before: float, load: float) -> float:
+    """The penalty after one more report."""
+    after = before + DAMPING * (load - before)
+    return after if after > 0.01 else 0.0
+
+
+def faded(penalty: float, age_s: float) -> float:
+    """What is left of it when the report is so old."""
+    if age_s <= FRESH_S:
+        return penalty
+    return penalty * max(0.0, (STALE_S - age_s) / (STALE_S - FRESH_S))
+
+
+def short_of_memory(vitals: Mapping[str, Any], was: bool) -> bool:
+    """Whether a node may be given nothing new; it takes more to recover than to get there, so that it does not flap."""
+    whole, left = figure(vitals, "memory_bytes"), figure(vitals, "memory_available_bytes")
+    waits = figure(vitals, "memory_pressure_ratio") or 0.0
+    share = left / whole if whole and left is not None else 1.0
+    if was:
+        return share < WELL_RATIO or waits > EASED_RATIO
+    return share < SHORT_RATIO or waits > PRESSED_RATIO
+
+
+def figure(vitals: Mapping[str, Any], name: str) -> float | None:
+    """What a peer says of itself, if it is a figure that can be used."""
+    value = vitals.get(name)
+    if not isinstance(value, (int, float)):
+        return None
+    return float(value) if 0 <= value < float("inf") else None
+
+
+def score(node: Candidate) -> float:
+    """How full it is: attempts a slot, and its penalty."""
+    return node.outstanding / node.slots + node.penalty
+
+
 C = TypeVar("C", bound=Candidate)
 
 
-def choose(candidates: Sequence[C], chance: Chance) -> C:
-    """One of the candidates, of which there is at least one."""
+def choose(candidates: Sequence[C], chance: Chance, warm: Collection[int] = ()) -> C:
+    """One of the candidates, of which there is at least one. ``warm``: those that have run the function lately, by
+    identity; they win ties.
+    """
     n = len(candidates)
     if n == 1:
         return candidates[0]
@@ -47,4 +121,7 @@ def choose(candidates: Sequence[C], chance: Chance) -> C:
     if second >= first:
         second += 1
     a, b = candidates[first], candidates[second]
-    return a if a.outstanding * b.slots <= b.outstanding * a.slots else b
+    ours, theirs = a.outstanding / a.slots + a.penalty, b.outstanding / b.slots + b.penalty
+    if ours == theirs:
+        return b if id(b) in warm and id(a) not in warm else a
+    return a if ours < theirs else b

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from scheduler import placement
 from scheduler.functions import Demand
 from scheduler.leases import Leases
 from scheduler.peers import Peer
@@ -34,6 +35,14 @@ class Node(Peer):
     finished: int = 0
     clock_offset_s: float | None = None
     """Its wall clock less ours, by its last heartbeat, and the way of that."""
+    load: float = 0.0
+    """What others use of its processors, damped,"""
+    load_at: float = 0.0
+    """...and when it was told last."""
+    penalty: float = 0.0
+    """What that is worth now, in shares of its slots."""
+    short: bool = False
+    """Of memory: it is given nothing new until it has recovered."""
     claims: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     """Other sessions that say hello under its name: link and number of the message that shall show it alive."""
     claims_told_at: float = float("-inf")
@@ -50,9 +59,15 @@ class Node(Peer):
     def __post_init__(self) -> None:
         self.leases = Leases(self.name)
 
-    def take_vitals(self, vitals: dict[str, Any], wall: float) -> None:
-        """What it measured, as its heartbeat says; ``wall``: ours, when that came."""
+    def weigh(self, now: float, weight: float) -> None:
+        """What its load is worth now; ``weight``: of all loads."""
+        self.penalty = weight * placement.faded(self.load, now - self.load_at) if self.load else 0.0
+
+    def take_vitals(self, vitals: dict[str, Any], now: float, wall: float) -> None:
+        """What it measured, as its heartbeat says, that came now."""
         self.vitals = vitals
+        self.load, self.load_at = placement.damped(self.load, placement.foreign(vitals, self.slots)), now
+        self.short = placement.short_of_memory(vitals, self.short)
         theirs = vitals.get("wall_s")
         self.clock_offset_s = None if not isinstance(theirs, (int, float)) else theirs - wall
 
@@ -62,7 +77,7 @@ class Node(Peer):
 
     @property
     def placeable(self) -> bool:
-        return self.reachable and not self.suspect and not self.draining and not self.barred
+        return self.reachable and not self.suspect and not self.draining and not self.barred and not self.short
 
     @property
     def state(self) -> str:
@@ -71,6 +86,8 @@ class Node(Peer):
             return "draining"
         if self.barred and self.reachable and not self.suspect:
             return "drained"
+        if self.short and self.reachable and not self.suspect:
+            return "short of memory"
         return "up" if self.placeable else "suspect"
 
     def satisfies(self, demand: Demand) -> bool:

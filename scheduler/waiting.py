@@ -107,9 +107,9 @@ def reason(demand: Demand, nodes: Sequence[Node], fitting: Sequence[Node], now: 
     if not nodes:
         return "a node: none has joined"
     if fitting:
-        absent = _shown([(n.name, _absence(n, now)) for n in fitting])
+        absent = _shown([(n.name, absence(n, now)) for n in fitting])
         of = f"{_count(len(nodes))}, {len(fitting)} could take them ({absent})"
-        if all(n.draining or n.barred for n in fitting):
+        if all(n.draining or n.barred or n.short for n in fitting):
             return f"a node that takes work: of {of}"
         return f"a node that is heard: of {of}"
     of = f"of {_count(len(nodes))}"
@@ -128,12 +128,14 @@ def reason(demand: Demand, nodes: Sequence[Node], fitting: Sequence[Node], now: 
     return f"a node with Python {_plain(python)}, because code travels by value; {which} have {versions}"
 
 
-def _absence(node: Node, now: float) -> str:
+def absence(node: Node, now: float) -> str:
     """Why it takes nothing."""
     if node.barred:
         return f"drained, until cluster undrain {_plain(node.name)}"
     if node.draining:
         return "about to leave"
+    if node.short and node.reachable and not node.suspect:
+        return "short of memory: it is given nothing new until it has recovered"
     return f"silent for {now - node.heard_at:.0f} s" if node.reachable else "its connection is closed"
 
 

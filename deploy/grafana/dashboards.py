@@ -375,6 +375,18 @@ NODES: list[tuple[str, list[Panel]]] = [
                 (f"ganger:node_foreign_cpu:ratio{NODE}", "{{ganger_node}}"),
             ),
             over_time(
+                "Penalty",
+                "Share of its slots that counts as taken when work is placed.",
+                "percentunit",
+                (f"ganger_node_penalty_ratio{NODE}", "{{ganger_node}}"),
+            ),
+            over_time(
+                "Others",
+                "Processes beside ours that run on its processors or want to.",
+                "short",
+                (f"ganger_node_foreign_runnable{NODE}", "{{ganger_node}}"),
+            ),
+            over_time(
                 "Memory left",
                 "Share of what the node may use.",
                 "percentunit",

@@ -112,6 +112,11 @@ class Coordinator:
         self._note("explain", id)
         return ["it is not due for another 5 s, as it was handed in", "\x1b[2Jred"]
 
+    def candidates(self, id: str) -> list[dict[str, Any]]:
+        full = {"node": "\x1b[2Jn1", "takes": False, "why": "all its slots are taken"}
+        room = {"node": "n2", "takes": True, "outstanding": 1, "slots": 4, "penalty": 0.5, "score": 0.75, "warm": True}
+        return [full, room]
+
     def cancel(self, *ids: str, running: bool = False) -> int:
         self._note("cancel", ids, *(["running"] if running else []))
         return len(ids)

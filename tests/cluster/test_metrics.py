@@ -251,6 +251,7 @@ def measured(**nodes: str) -> Any:
             "queued_attempts": 0,
             "last_heard_timestamp_seconds": 5.0,
             "clock_offset_s": None,
+            "penalty_ratio": 0.0,
             "vitals": {"cpu_ratio": 0.5, "memory_pressure_ratio": 0.25, "strange": 1, "load": None},
         }
         for name, state in nodes.items()

@@ -44,8 +44,10 @@ class Kernel:
         lines = "".join(f"cpu{n} {busy} 0 0 {idle} 0 0 0 0 0 0\n" for n, (busy, idle) in ticks.items())
         self.write("stat", f"cpu 1 1 1 1 1 1 1 1 0 0\n{lines}cpu999 9999 0 0 0 0 0 0 0 0 0\nintr 1\n")
 
-    def process(self, pid: str, *, ticks: int, pages: int, children: str = "") -> None:
-        fields = ["S", "1", *["0"] * 9, str(ticks), "0", "0", "0", *["0"] * 6, str(pages), *["0"] * 20]
+    def process(
+        self, pid: str, *, ticks: int = 0, pages: int = 0, children: str = "", state: str = "S", on: int = 0
+    ) -> None:
+        fields = [state, "1", *["0"] * 9, str(ticks), "0", "0", "0", *["0"] * 6, str(pages), *["0"] * 14, str(on)]
         self.write(f"{pid}/stat", f"{pid} (a) b) {' '.join(fields)}\n")
         self.write(f"{pid}/task/{pid}/children", children)
 
@@ -73,6 +75,25 @@ def test_it_measures_the_processors_it_may_use_and_what_of_them_is_its_own(kerne
     assert second["cpu_ratio"] == 0.75
     assert second["own_cpu_ratio"] == pytest.approx(1.0 / 2.0 / len(own))
     assert second["own_memory_bytes"] == 60 * os.sysconf("SC_PAGE_SIZE")
+    machine.close()
+
+
+def test_it_counts_what_others_run_on_its_processors(kernel: Kernel, tmp_path: Path) -> None:
+    own = sorted(os.sched_getaffinity(0))
+    machine = kernel.machine(tmp_path)
+    machine.measure()
+    kernel.process("self", children="7 ")
+    kernel.process("7", state="R", on=own[0])  # ours
+    kernel.process("20", state="R", on=own[0])
+    kernel.process("21", state="R", on=own[-1])
+    kernel.process("22", state="S", on=own[0])
+    kernel.process("23", state="R", on=9_999)
+    kernel.now += 1
+    kernel.processors(dict.fromkeys(own, (100, 0)))
+    assert machine.measure()["foreign_runnable"] == 2
+    kernel.now += 1
+    kernel.processors(dict.fromkeys(own, (105, 95)))
+    assert machine.measure()["foreign_runnable"] == 0, "where others use nothing nobody is looked for"
     machine.close()
 
 
