@@ -70,6 +70,7 @@ class StandingOrders:
         self._shut = False
         """No job can be taken now."""
         self._made: list[Job] = []
+        self._stops: list[tuple[Key, bool]] = []
         self._names: dict[str, list[str]] = {}
         """Sorted, by namespace; those that are asked for."""
         self._watched: dict[tuple[str, str], int] = {}
@@ -117,6 +118,14 @@ class StandingOrders:
         made, self._made = self._made, []
         return made
 
+    def stop(self) -> None:
+        """Have those end that later ones wait for. They may be jobs of this very turn, so these are written before."""
+        stops, self._stops = self._stops, []
+        for key, kill in stops:
+            job = self._house.unfinished(self._book.job(key))
+            if job is not None:
+                self._house.stop(job, kill)
+
     def ended(self, job: Job, wall: float, ran: tuple[int, ...] | None) -> None:
         """A job that a schedule made, or that says so, has its outcome."""
         key = _key(job)
@@ -155,9 +164,7 @@ class StandingOrders:
                     if decision.reason in _MISSED:
                         self._tell_missed(decision)
                 case _:
-                    job = self._house.unfinished(self._book.job(decision.key))
-                    if job is not None:
-                        self._house.stop(job, decision.kill)
+                    self._stops.append((decision.key, decision.kill))
         if made:
             self._house.fact("schedules_fired", len(made), late_s=late_us / US)
         for reason, n in skipped.items():

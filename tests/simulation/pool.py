@@ -16,6 +16,7 @@ from cluster.jobs import End, Failure, Outcome
 from node.events import (
     Done,
     Give,
+    InterruptWorker,
     KillWorker,
     Recall,
     Recalled,
@@ -114,7 +115,7 @@ class Pool:
         self._buried.clear()
         return events
 
-    def perform(self, effect: SpawnWorker | Give | Recall | KillWorker) -> None:
+    def perform(self, effect: SpawnWorker | Give | Recall | KillWorker | InterruptWorker) -> None:
         match effect:
             case Give(slot, runs):
                 worker = self._workers.get(slot)
@@ -136,6 +137,10 @@ class Pool:
                 if worker is not None and not worker.dead:
                     worker.killed = True
                     self._die(worker, "killed by the agent")
+            case InterruptWorker(slot, token):
+                worker = self._workers.get(slot)
+                if worker is not None and worker.running is not None and worker.running.token == token:
+                    self._clock.after(self._chance.uniform(0.0001, 0.5), self._unwind, worker, worker.running)
 
     def close(self) -> None:
         """The agent is gone: the kernel ends its workers."""
@@ -200,9 +205,15 @@ class Pool:
         self._ledger.started(run.job, run.token, self._node, self._life, payload, code)
         seconds = seconds_of(payload)
         if is_poison(payload) or self._chance_of(self._plan.worker_crash, "workers dead in a job"):
-            self._clock.after(seconds * self._chance.random(), self._crash, worker)
+            self._clock.after(seconds * self._chance.random(), self._crash, worker, run)
         else:
             self._clock.after(seconds, self._finish, worker, run, payload, code)
+
+    def _unwind(self, worker: _Worker, run: Run) -> None:
+        """It was interrupted."""
+        if not worker.dead and worker.running is run:
+            self.faults["attempts interrupted"] = self.faults.get("attempts interrupted", 0) + 1
+            self._answer(worker, Done(run.token, End.CANCELLED, Failure("JobCancelled", "cancelled").encode(), None, 1))
 
     def _inputs(self, run: Run) -> tuple[bytes, bytes]:
         spec, files = run.spec, self._disk.files
@@ -218,7 +229,7 @@ class Pool:
         return payload, code
 
     def _finish(self, worker: _Worker, run: Run, payload: bytes, code: bytes) -> None:
-        if worker.dead:
+        if worker.dead or worker.running is not run:
             return
         spent = max(1, int(seconds_of(payload) * 1e6))
         wish = wish_of(payload, run.attempt)
@@ -247,12 +258,12 @@ class Pool:
         self._ring()
         self._read(worker)
 
-    def _crash(self, worker: _Worker) -> None:
-        if not worker.dead and worker.running is not None:
+    def _crash(self, worker: _Worker, run: Run) -> None:
+        if not worker.dead and worker.running is run:
             worker.out_of_memory = self._chance.random() < 0.3
             kind = "workers killed for want of memory" if worker.out_of_memory else "workers that crashed"
             self.faults[kind] = self.faults.get(kind, 0) + 1
-            self._ledger.crashed(worker.running.job, worker.running.token, worker.out_of_memory)
+            self._ledger.crashed(run.job, run.token, worker.out_of_memory)
             self._die(worker, "signal 9 (SIGKILL)" if worker.out_of_memory else "signal 11 (SIGSEGV)")
 
     def _die(self, worker: _Worker, cause: str) -> None:
