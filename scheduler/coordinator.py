@@ -701,6 +701,7 @@ class Coordinator:
         assert row is not None, f"job of session {session.hex()}, which is not kept"
         identity = Identity(row.key, "client", row.owner, row.namespace)
         client = Client(session, identity, b"", Link(), 0.0, False, namespace=row.namespace, accepted=row.accepted)
+        client.left = client.forgotten = not row.key  # of the house
         self._clients.add(client)
         return client
 
@@ -1536,6 +1537,7 @@ class Coordinator:
         made = self._orders.turn(self._wall, self._admission.full())
         if made:
             self._made(made)
+        self._orders.stop()
 
     def _order(self, record: Record, payload: bytes, summary: str, about: About) -> Job:
         return self._make(record, Arguments(payload, None, 0), summary, about)

@@ -597,3 +597,16 @@ def test_its_jobs_outlive_the_session_that_made_it(play: CoordinatorPlay) -> Non
     let(play, 10.1, node)
     assert len(given(node)) == 1
     play.nothing_else()
+
+
+def test_one_that_gives_way_in_the_turn_it_is_made_ends_as_any_other(play: CoordinatorPlay) -> None:
+    """Found by the simulator: it was cancelled before its row was written, which then had no outcome."""
+    orders = Orders(play)
+    orders.put(overlap="cancel_other", catch_up="all")
+    play.now = play.now._replace(wall=play.now.wall + 25)
+    play.turn(WallClockJumped(25.0))
+    settle(play)
+    rows = play.rows_on_disk.rows
+    assert [row.outcome for row in rows.outcomes.values()] == [int(Outcome.CANCELLED)]
+    assert orders.history() == [(10, "cancelled"), (20, "unfinished")]
+    assert len(rows.jobs) == 1

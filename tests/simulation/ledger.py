@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TIMER_S = 0.1
 """By so much an attempt may have begun later than its agent counts."""
 
+HOUSE = bytes(8)
+"""Session of the jobs that schedules make: see ``chronos``."""
+
 LOST_NODES = 4
 """So many lost nodes spend a job's budget."""
 
@@ -154,6 +157,7 @@ class Ledger:
         """Questions and orders without an answer, with what is to be known of them."""
         self._drained: dict[str, int] = {}
         """Nodes that are drained; no token from this one on may go there."""
+        self._may_fail: set[tuple[str, int]] = set()
         self.excess = 0
         """Runs of jobs that had run before."""
         self.excuses: Counter[str] = Counter()
@@ -161,6 +165,10 @@ class Ledger:
         """Outcomes ``lost`` that the rules allow, by reason."""
         self._stored: Counter[bytes] = Counter()
         self._keyed: dict[str, list[Story]] = {}
+        self.ran: Callable[[bytes], None] = lambda job: None
+        """Hears of jobs of the house that run."""
+        self.rests: Callable[[], bool] = lambda: True
+        """Whether all is done that no client waits for."""
         self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=4000)
         """What happened last; made into text only when it is asked for."""
 
@@ -193,6 +201,9 @@ class Ledger:
         self, job: bytes, token: int, node: str, life: int, payload: bytes, code: bytes, state: bytes = b""
     ) -> None:
         """``state``: what it finds of an attempt before."""
+        if job[:8] == HOUSE:
+            self.ran(job)
+            return
         story = self.jobs.get(job)
         if story is None:
             raise Broken(f"a worker runs a job nobody handed in: {job.hex()}")
@@ -306,15 +317,19 @@ class Ledger:
 
     def answered(self, job: bytes) -> None:
         """A run of it came well to its end."""
-        self.jobs[job].answered = True
+        if job[:8] != HOUSE:
+            self.jobs[job].answered = True
 
     def raised(self, job: bytes, token: int) -> None:
         """A run of it came to another end."""
         self.note("{} raises: token {}", job, token)
-        self.jobs[job].raised.add(token)
+        if job[:8] != HOUSE:
+            self.jobs[job].raised.add(token)
 
     def stopped(self, job: bytes, token: int, timeout_s: float) -> None:
         """A run of it was ended, because it had run for that time or, without one, because it was to be ended."""
+        if job[:8] == HOUSE:
+            return
         story = self.jobs[job]
         start = next(s for s in story.starts if s.token == token)
         self.raised(job, token)
@@ -334,6 +349,8 @@ class Ledger:
     def crashed(self, job: bytes, token: int, for_memory: bool, unclear: bool = False) -> None:
         """``unclear``: it was to be ended at that moment, and its agent may say so instead."""
         self.note("{} crashes its worker: token {}", job, token)
+        if job[:8] == HOUSE:
+            return
         story = self.jobs[job]
         story.crashed[token] = for_memory
         if unclear:
@@ -369,17 +386,20 @@ class Ledger:
             raise Broken(f"{client}'s acceptance is at {through}, and only {offered} jobs were handed in")
         self._acknowledged[client] = through
 
-    def asked(self, client: str, ask: int, meant: Any = None) -> None:
+    def asked(self, client: str, ask: int, meant: Any = None, may_fail: bool = False) -> None:
         self._asked[client, ask] = meant
         if isinstance(meant, Ending):
             self.jobs[meant.job].ordered = True
+        if may_fail:
+            self._may_fail.add((client, ask))
 
     def answer(self, client: str, ask: int, error: str, body: dict[str, Any], token: int) -> None:
         """``token``: the next one that the coordinator gives away."""
         if (client, ask) not in self._asked:
             raise Broken(f"{client} got an answer to a question it did not ask, or once more")
         meant = self._asked.pop((client, ask))
-        if error and not (isinstance(meant, Draining | Undraining) and "no node is called" in error):
+        unknown = isinstance(meant, Draining | Undraining) and "no node is called" in error
+        if error and not unknown and (client, ask) not in self._may_fail:
             raise Broken(f"{client} got no answer: {error}")
         match meant:
             case Ending(job) if body["ending"]:
@@ -597,7 +617,7 @@ class Ledger:
 
     @property
     def at_rest(self) -> bool:
-        return not self.asking and not any(self._open.values())
+        return not self.asking and not any(self._open.values()) and self.rests()
 
     @property
     def asking(self) -> bool:

@@ -46,6 +46,12 @@ class Plan:
     """...that are handed in under one of a few keys,"""
     delays: float = 0.0
     """...and that may not run at once."""
+    schedules: float = 0.0
+    """Schedules that are made or changed,"""
+    schedule_orders: float = 0.0
+    """...and pauses, runs and removals of some."""
+    skews: float = 0.0
+    """The coordinator's wall clock is set by some seconds, up to a minute or two."""
     queue_pauses: float = 0.0
     """Pauses of a queue for some seconds."""
     impatient: float = 0.0
@@ -227,6 +233,27 @@ STORIES: dict[str, Plan] = {
             coordinator_restarts=3,
             cuts=4,
         ),
+        Plan("schedules", jobs=200, schedules=12, schedule_orders=12, long=0.0),
+        Plan(
+            "schedules over restarts",
+            jobs=200,
+            schedules=10,
+            schedule_orders=4,
+            coordinator_restarts=5,
+            commit_crashes=3,
+            agent_kills=2,
+            skews=2,
+        ),
+        Plan(
+            "schedules and clocks",
+            jobs=200,
+            schedules=12,
+            schedule_orders=6,
+            skews=12,
+            clock_jumps=3,
+            coordinator_restarts=2,
+            coordinator_pauses=2,
+        ),
         Plan("families", jobs=300, after=0.5, moody=0.1, raises=0.1, ruled=0.5, coordinator_restarts=4, cancels=0.1),
         Plan("keys", jobs=300, keys=0.6, coordinator_restarts=4, commit_crashes=2, cuts=6, loss=0.005, agent_kills=2),
         Plan("deep queue", jobs=400, slots=1, payload_memory_bytes=300, cancels=0.2, agent_kills=2, joint_crashes=2),
@@ -379,6 +406,9 @@ def drawn(seed: int) -> Plan:
         clock_jumps=maybe(12),
         budgets=chance.choice((0.0, 0.5)),
         old_nodes=chance.choice((0.0, 0.0, 0.0, 0.0, 0.4)),
+        schedules=0.0 if durable < 1 else chance.choice((0.0, 0.0, 6.0)),
+        schedule_orders=4.0,
+        skews=maybe(4),
     )
 
 
