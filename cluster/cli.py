@@ -31,7 +31,7 @@ from click.shell_completion import get_completion_class
 from rich.console import RenderableType
 from rich.live import Live
 
-from cluster import job_commands, node_commands, packages, schedule_commands, terminal
+from cluster import health_commands, job_commands, node_commands, packages, schedule_commands, terminal
 from cluster.commands import (
     F,
     Failure,
@@ -56,7 +56,7 @@ ELSEWHERE = {
 
 COMMANDS = (
     *("demo", "up", "status", "nodes", "jobs", "job", "explain", "cancel", "retry", "drop", "queue", "run", "schedule"),
-    *("drain", "undrain", "coordinator", "node", "doctor", "completion"),
+    *("drain", "undrain", "coordinator", "node", "health", "doctor", "completion"),
 )
 """In the order in which one meets them."""
 
@@ -78,7 +78,8 @@ SYNONYMS = {
     "undrain": ("uncordon", "readmit"),
     "nodes": ("machines", "hosts", "workers-list"),
     "demo": ("example", "try", "test", "tour"),
-    "doctor": ("check", "diagnose", "verify", "health", "ping", "troubleshoot"),
+    "health": ("ping", "alive", "ready"),
+    "doctor": ("check", "diagnose", "verify", "troubleshoot"),
     "completion": ("complete", "autocomplete", "completions"),
 }
 
@@ -141,7 +142,12 @@ def root() -> None:
     """
 
 
-for _command in (*job_commands.COMMANDS, *node_commands.COMMANDS, *schedule_commands.COMMANDS):
+for _command in (
+    *job_commands.COMMANDS,
+    *node_commands.COMMANDS,
+    *schedule_commands.COMMANDS,
+    *health_commands.COMMANDS,
+):
     root.add_command(_command)
 
 

@@ -1061,7 +1061,7 @@ class Client(concurrent.futures.Executor):
         """Run jobs again that have ended and did not succeed: new jobs with their arguments and options; their ids by
         those of the old ones. ``fn``: what to call instead, as corrected code, with this twin's options.
 
-        Raises :class:`errors.ClusterError` with the reason for each that cannot be.
+        Raises :class:`errors.NotRunAgain` if some cannot be, with the reasons; it has the new ids of the others, too.
         """
         about: dict[str, Any] = {}
         if fn is not None:
@@ -1075,8 +1075,7 @@ class Client(concurrent.futures.Executor):
             made |= answer["made"]
             refused |= answer["refused"]
         if refused:
-            job, why = next(iter(refused.items()))
-            raise errors.ClusterError(f"{len(refused)} of {len(ids)} jobs cannot be run again; {job}: {why}")
+            raise errors.NotRunAgain(made, refused)
         return made
 
     def drop(self, *ids: str) -> int:
@@ -1160,7 +1159,7 @@ class Client(concurrent.futures.Executor):
             code_size=0 if code is None else len(code.data),
             namespace=self._session.namespace,
             python=_PYTHON if code_in_call or holds_code(packed.code) else "",
-            labels=tuple(sorted(options.labels.items())),
+            labels=options.demanded,
             durable=options.durable,
             rules=replace(options.rules, **hooks),
         )

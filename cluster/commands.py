@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
@@ -50,6 +52,40 @@ json_option = option("--json", "as_json", is_flag=True, help="Print a JSON docum
 def log_level_option(default: str) -> Callable[[F], F]:
     levels = click.Choice(["debug", "info", "warning", "error"])
     return option("--log-level", type=levels, default=default, show_default=True, help="What is worth a log line.")
+
+
+def metrics_options(command: F) -> F:
+    """Where a process serves its metrics; the command gets them as ``metrics``."""
+
+    @functools.wraps(command)
+    def called(
+        metrics_host: str,
+        metrics_port: int | None,
+        metrics_cert: Path | None,
+        metrics_key: Path | None,
+        metrics_token: Path | None,
+        **others: Any,
+    ) -> Any:
+        from cluster.health import Listen
+
+        metrics = Listen(metrics_host, metrics_port, metrics_cert, metrics_key, metrics_token)
+        return command(metrics=metrics, **others)
+
+    file = click.Path(path_type=Path, dir_okay=False)
+    for names, settings in reversed(
+        (
+            (("--metrics-host",), {"default": "127.0.0.1", "show_default": True,
+              "help": "Address for /metrics, /healthz and /readyz."}),
+            (("--metrics-port",), {"type": click.IntRange(0, 65535),
+              "help": "Their port; 0 for any free one. Without it they are not served."}),
+            (("--metrics-cert",), {"type": file, "help": "Certificate, with its chain: TLS."}),
+            (("--metrics-key",), {"type": file, "help": "Its private key."}),
+            (("--metrics-token",), {"type": file,
+              "help": "File with a token that /metrics asks for; needed beyond loopback."}),
+        )
+    ):  # fmt: skip
+        called = option(*names, **settings)(called)
+    return cast(F, called)
 
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d|w)?")

@@ -34,12 +34,21 @@ class Rows(Protocol):
 
 
 class Commits:
-    """``release`` performs the effects of one turn."""
+    """``release`` performs the effects of one turn. ``told`` hears of each commit how long it took and of how many
+    rows, on whichever thread made it.
+    """
 
     def __init__(
-        self, store: Rows, release: Callable[[Turn], None], clock: Callable[[], float] = time.monotonic
+        self,
+        store: Rows,
+        release: Callable[[Turn], None],
+        clock: Callable[[], float] = time.monotonic,
+        told: Callable[[float, int], None] | None = None,
     ) -> None:
         self._clock = clock
+        self._told = told
+        self._rows = 0
+        """Of the commit under way."""
         self._store = store
         self._release = release
         self._held: list[Turn] = []
@@ -79,6 +88,7 @@ class Commits:
             writes = [write for turn in turns for write in turn.writes]
             if writes:
                 self._store.write(writes)
+                self._rows = len(writes)
                 if self._last_s >= QUICK_S:
                     self._under_way = turns
                     self._commit_elsewhere()
@@ -109,6 +119,8 @@ class Commits:
         began = self._clock()
         self._store.commit()
         self._last_s = self._clock() - began
+        if self._told is not None:
+            self._told(self._last_s, self._rows)
 
     def _commit_elsewhere(self) -> None:
         if self._thread is None:

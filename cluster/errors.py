@@ -69,6 +69,20 @@ class ClientClosed(ClusterError, RuntimeError):
     """The client was shut down, or belongs to the process this one was forked from."""
 
 
+class NotRunAgain(ClusterError):
+    """Of the jobs that were to be run again, some cannot be. ``made`` has the ids of the new jobs of the others, and
+    ``refused`` the reasons, both by the ids of the old ones."""
+
+    def __init__(self, made: dict[str, str], refused: dict[str, str]) -> None:
+        job, why = next(iter(refused.items()))
+        super().__init__(f"{len(refused)} of {len(made) + len(refused)} jobs cannot be run again; {job}: {why}")
+        self.made = made
+        self.refused = refused
+
+    def __reduce__(self) -> tuple[type[NotRunAgain], tuple[dict[str, str], dict[str, str]]]:
+        return type(self), (self.made, self.refused)
+
+
 # --------------------------------------------------------------------------- raised by a job, about itself
 
 

@@ -23,20 +23,22 @@ KINDS: dict[str, Kind] = {
     "jobs_finished": Kind(DEBUG, "{n} jobs {outcome}"),
     "attempts_ended": Kind(DEBUG, "{n} attempts ended on node {node}"),
     # ... with columns as `Finished` has them: ends, run_us, and records of those that are worth one
+    "jobs_refused": Kind(DEBUG, "{n} jobs not taken: {reason}"),
+    "measured": Kind(DEBUG, "the books hold {n} jobs"),  # once a second, in figures
     "jobs_recovered": Kind(INFO, "{n} unfinished jobs of the last life; {nodes} nodes may hold some of them"),
     "disk_low": Kind(
         WARNING, "submissions have to wait: {free} bytes are free on the store's disk, {least} are wanted"
     ),
     "disk_well": Kind(INFO, "submissions are taken again: {free} bytes are free on the store's disk"),
     "outcomes_pruned": Kind(DEBUG, "{n} old outcomes forgotten"),
+    "schedules_fired": Kind(DEBUG, "{n} jobs made for schedules, {late_s:.3f} s late at most"),
+    "schedules_skipped": Kind(INFO, "{n} times of schedules skipped: {reason}"),
+    "schedule_gave_up": Kind(WARNING, "schedule {schedule} is paused after {n} failures in a row"),
     "store_failed": Kind(ERROR, "this life of the coordinator ends, the next one begins: {reason}"),
     "submissions_held": Kind(WARNING, "session {session} has to wait with what it hands in: {reason}"),
     "jobs_retried": Kind(DEBUG, "{n} jobs shall run again after a pause: {reason}"),
     "queue_set": Kind(INFO, "{owner} has set queue {queue}: {what}"),
     "jobs_dead": Kind(WARNING, "{n} jobs set aside as dead letters; the first: {first}, which calls {function}"),
-    "schedules_fired": Kind(DEBUG, "{n} jobs made for schedules, {late_s:.3f} s late at most"),
-    "schedules_skipped": Kind(INFO, "{n} times of schedules skipped: {reason}"),
-    "schedule_gave_up": Kind(WARNING, "schedule {schedule} is paused after {n} failures in a row"),
     "schedule_overdue": Kind(WARNING, "schedule {schedule} is overdue: no success for {seconds:.0f} s"),
     "schedule_on_time": Kind(INFO, "schedule {schedule} is overdue no more"),
     "schedule_unread": Kind(ERROR, "schedule {schedule} of namespace {namespace} cannot fire: {reason}"),
@@ -69,6 +71,7 @@ KINDS: dict[str, Kind] = {
     "link_down": Kind(WARNING, "the coordinator is not heard since {seconds:.0f} s: {reason}"),
     "link_back": Kind(WARNING, "registered again after {seconds:.1f} s"),  # as loud as what it ends
     "worker_started": Kind(DEBUG, "worker {pid} serves slot {slot}"),
+    "contained": Kind(INFO, "jobs are contained: {n} ways out were tried, and none leads anywhere{but}"),
     "worker_died": Kind(WARNING, "worker {pid} of slot {slot} died: {cause}"),
     "drains": Kind(
         INFO, "takes nothing new; leaves when {n} attempts have ended, in {seconds:.0f} s at the latest: {reason}"
@@ -77,6 +80,7 @@ KINDS: dict[str, Kind] = {
     "jobs_run": Kind(DEBUG, "{n} attempts {outcome}"),
     "assignments_discarded": Kind(INFO, "{n} attempts given up: {reason}"),
     "blob_failed": Kind(WARNING, "blob {sha}: {reason}"),
+    "node_measured": Kind(DEBUG, "{n} attempts are held"),  # once a second, in figures
     # client
     "connected": Kind(INFO, "connected (epoch {epoch}, link {link})"),
     "coordinator_unheard": Kind(

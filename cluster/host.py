@@ -49,6 +49,13 @@ class Source(Protocol):
     def drain(self, limit: int) -> tuple[list[Any], bool]: ...
 
 
+class Meter(Protocol):
+    """Who is told how long things took."""
+
+    def turned(self, now: float, seconds: float, late_s: float, events: int) -> None: ...
+    def committed(self, seconds: float, rows: int) -> None: ...
+
+
 Performer = Callable[[Any], Any]
 
 
@@ -129,6 +136,7 @@ class Host:
         *,
         store: Rows | None = None,
         own_gc: bool = False,
+        meter: Meter | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -136,7 +144,9 @@ class Host:
         self._sources = sources
         self._performers = dict(performers)
         self._facts = facts
-        self._commits = None if store is None else Commits(store, self._release)
+        self._meter = meter
+        told = None if meter is None else meter.committed
+        self._commits = None if store is None else Commits(store, self._release, told=told)
         self._own_gc = own_gc
         self._clock = clock
         self._wall = wall
@@ -146,6 +156,8 @@ class Host:
         self._skew = wall() - clock()
         self._awake_at = 0.0
         """Moment of the last turn."""
+        self.turned_at: float | None = None
+        """The same, for other threads; None while none has been made, or no more will be."""
         self.turns = 0
         self.thread_id = 0
 
@@ -184,6 +196,7 @@ class Host:
             if self._commits is not None:
                 self._commits.finish()
         finally:
+            self.turned_at = None
             poller.close()
             if self._commits is not None:
                 self._commits.close()
@@ -216,7 +229,7 @@ class Host:
         now = Now(self._clock(), self._wall())
         # Up to this very moment: stopped while it drained, it found empty what had only not been read in yet.
         late = now.mono - self._awake_at - slept_s
-        self._awake_at = now.mono
+        self._awake_at = self.turned_at = now.mono
         skew = now.wall - now.mono
         if abs(skew - self._skew) >= JUMP_S:
             events.insert(0, WallClockJumped(skew - self._skew))  # what came meanwhile is stamped with the new time
@@ -236,6 +249,9 @@ class Host:
         if turn.facts:
             self._facts(turn.facts)
         self.turns += 1
+        if self._meter is not None:
+            done = self._clock()
+            self._meter.turned(done, done - now.mono, max(0.0, late), len(events))
         return left
 
     def _release(self, turn: Turn) -> None:

@@ -14,6 +14,7 @@ from click.termui import confirm
 
 from cluster import job_pictures, terminal
 from cluster.commands import Age, F, Failure, client_of, connection_option, json_option
+from cluster.errors import NotRunAgain
 
 if TYPE_CHECKING:
     from cluster.client import Client
@@ -148,6 +149,11 @@ def _act(
         made: dict[str, str] = done.get("made") or {}
         for old, new in made.items():
             click.echo(f"{old} runs again as {new}")
+    refused: dict[str, str] = done.get("refused") or {}
+    for old, why in refused.items():
+        click.echo(f"{old} cannot be run again: {job_pictures.plain(why)}", err=True)
+    if refused:
+        raise SystemExit(1)
 
 
 def _order(command: F) -> F:
@@ -189,7 +195,14 @@ def retry(
     Without names, and with --all or a filter, those that are dead letters, unless --state says otherwise.
     """
     _act(connection, as_json, ids, everything, yes, wanted, "retry", ("dead",),
-         lambda client, chosen: {"made": client.retry(*chosen)})  # fmt: skip
+         _retried)  # fmt: skip
+
+
+def _retried(client: Client, chosen: list[str]) -> dict[str, Any]:
+    try:
+        return {"made": client.retry(*chosen)}
+    except NotRunAgain as e:
+        return {"made": e.made, "not run again": len(e.refused), "refused": e.refused}
 
 
 @click.command(short_help="Set dead letters aside no more.")

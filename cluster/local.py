@@ -52,7 +52,8 @@ class LocalCluster:
 
     ``slots``: jobs at a time per node; the processors are divided among the nodes unless given. ``transport``:
     ``tcp`` is encrypted TCP, ``ipc`` and ``auto`` the local socket. ``lease_s``, ``gone_s`` and ``heartbeat_s``
-    are the coordinator's times. Jobs find what the caller finds: its ``sys.path`` and working directory.
+    are the coordinator's times. With ``metrics`` all processes serve them (``metrics_addresses``). Jobs find what the
+    caller finds: its ``sys.path`` and working directory.
 
     A context manager; it also ends when this process does. Raises :class:`errors.ConfigError`, with its last
     words, if a process does not come up.
@@ -68,6 +69,7 @@ class LocalCluster:
         lease_s: float | None = None,
         gone_s: float | None = None,
         heartbeat_s: float | None = None,
+        metrics: bool = False,
         log_level: str = "warning",
     ) -> None:
         if nodes < 0:
@@ -79,6 +81,7 @@ class LocalCluster:
         self.nodes: list[LocalProcess] = []
         self._slots = slots or max(1, len(os.sched_getaffinity(0)) // max(1, nodes))
         self._log_level = log_level
+        self._metrics = ["--metrics-port", "0"] if metrics else []
         times = {"--lease-s": lease_s, "--gone-s": gone_s, "--heartbeat-s": heartbeat_s}
         self._times = [part for key, s in times.items() if s is not None for part in (key, str(s))]
         self._pid = os.getpid()
@@ -102,6 +105,13 @@ class LocalCluster:
         """For a client anywhere on this machine."""
         return self.directory / "client.json"
 
+    @property
+    def metrics_addresses(self) -> list[str]:
+        """``host:port`` where each process serves ``/metrics``, ``/healthz`` and ``/readyz``: the coordinator's first,
+        then those of the nodes; none without ``metrics``."""
+        processes = [self.coordinator, *self.nodes]
+        return [process.ready["metrics"] for process in processes if "metrics" in process.ready]
+
     def client(self, **settings: Any) -> Client:
         """A client of this cluster; ``settings`` are those of :class:`Client`. It ends with the cluster."""
         self._check_open()
@@ -109,10 +119,12 @@ class LocalCluster:
         self._clients.add(client)
         return client
 
-    def add_node(self, slots: int | None = None, labels: Mapping[str, str] | None = None) -> LocalProcess:
-        """One node more; it has joined when this returns."""
+    def add_node(
+        self, slots: int | None = None, labels: Mapping[str, str] | None = None, *, isolation: str = "process"
+    ) -> LocalProcess:
+        """One node more; it has joined when this returns. ``isolation``: or ``contained``, as of ``cluster node``."""
         self._check_open()
-        node = self._start_node(slots or self._slots, labels or {})
+        node = self._start_node(slots or self._slots, labels or {}, isolation)
         try:
             node.await_ready(monotonic() + READY_WITHIN_S)
         except BaseException:
@@ -175,7 +187,8 @@ class LocalCluster:
 
     def _start_coordinator(self, port: int) -> LocalProcess:
         arguments = ["--directory", str(self.directory), "--host", "127.0.0.1", "--port", str(port)]
-        process = self._start("coordinator", "coordinator", [*arguments, *self._times, "--remove-directory"])
+        arguments += [*self._times, *self._metrics]
+        process = self._start("coordinator", "coordinator", [*arguments, "--remove-directory"])
         try:
             process.await_ready(monotonic() + READY_WITHIN_S)
         except BaseException:
@@ -183,15 +196,16 @@ class LocalCluster:
             raise
         return process
 
-    def _start_node(self, slots: int, labels: Mapping[str, str]) -> LocalProcess:
+    def _start_node(self, slots: int, labels: Mapping[str, str], isolation: str = "process") -> LocalProcess:
         self._named += 1
         name = f"node-{self._named}"
         arguments = ["--connection", str(self.directory / "node.json"), "--name", name]
-        arguments += ["--slots", str(slots), "--transport", self.transport]
+        arguments += ["--slots", str(slots), "--transport", self.transport, "--isolation", isolation]
+        arguments += ["--env", "*"]  # jobs find what the caller finds
         arguments += ["--directory", str(self.directory / "nodes" / name)]
         for key, value in labels.items():
             arguments += ["--label", f"{key}={value}"]
-        return self._start(name, "node", arguments)
+        return self._start(name, "node", [*arguments, *self._metrics])
 
     def _start(self, name: str, command: str, arguments: list[str]) -> LocalProcess:
         env = {key: value for key, value in os.environ.items() if not key.startswith("GANGER_")}

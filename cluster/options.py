@@ -38,6 +38,9 @@ from cluster.payload import by_value_names
 Delivery = Literal["at_least_once", "at_most_once"]
 Lifetime = Literal["durable", "client"]
 AfterFailure = Literal["fail", "run"]
+Isolation = Literal["process", "contained"]
+ISOLATION = "isolation"
+"""The label of nodes that have proved to be more than the usual; nobody can give it to one."""
 
 
 class HasJobId(Protocol):
@@ -75,6 +78,8 @@ class Options:
 
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels a node must have to run the job."""
+    isolation: Isolation = "process"
+    """``contained``: only on nodes that have proved that their jobs are closed in."""
     name: str | None = None
     """The name people see; the function's own unless given."""
     block: bool = True
@@ -172,7 +177,12 @@ class Options:
         for name in ("block", "durable"):
             if type(getattr(self, name)) is not bool:
                 raise TypeError(f"{name} is True or False, not {getattr(self, name)!r}")
-        for name, choices in (("delivery", Delivery), ("lifetime", Lifetime), ("after_failure", AfterFailure)):
+        for name, choices in (
+            ("delivery", Delivery),
+            ("lifetime", Lifetime),
+            ("after_failure", AfterFailure),
+            ("isolation", Isolation),
+        ):
             if getattr(self, name) not in get_args(choices):
                 first, second = get_args(choices)
                 raise ValueError(f"{name} is {first!r} or {second!r}, not {getattr(self, name)!r}")
@@ -216,6 +226,8 @@ class Options:
             raise ValueError(f"fingerprint is text or bytes, 1 to {FINGERPRINT_BYTES} bytes of it")
         if fingerprint is not None and self.key is None:
             raise ValueError("fingerprint says what submissions under one key have in common: it needs key")
+        if self.isolation == "contained" and self.labels.get(ISOLATION, "contained") != "contained":
+            raise ValueError("isolation='contained' and the label 'isolation' contradict each other")
         if self.delivery == "at_most_once" and not self.durable:
             raise ValueError("delivery='at_most_once' needs durable=True: without it a restart could start it twice")
         if self.delivery == "at_most_once" and self.retries:
@@ -239,6 +251,12 @@ class Options:
             raise ValueError(f"at is a moment between 1970 and 5138, not in {self.at.year}")
         if self.delay_s:
             raise ValueError("at and delay_s say the same thing twice: give one of them")
+
+    @property
+    def demanded(self) -> tuple[tuple[str, str], ...]:
+        """Labels a node must have, with those that other options stand for."""
+        also = {ISOLATION: "contained"} if self.isolation == "contained" else {}
+        return tuple(sorted({**self.labels, **also}.items()))
 
     @property
     def rules(self) -> Rules:

@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from types import NoneType
+from types import CodeType, NoneType
 from typing import Any
 
 from cluster.config import SUMMARY_CHARS
@@ -69,17 +69,33 @@ def is_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
+_PLACES_MOST = 1_000
+_places: dict[int, tuple[CodeType, tuple[int, ...]]] = {}
+"""By identity, since code is slow to compare; the names of its arguments are slow to get, too."""
+
+
+def _secret_places(code: CodeType) -> tuple[int, ...]:
+    """Which arguments of a function are named like secrets."""
+    places = tuple(place for place, name in enumerate(code.co_varnames[: code.co_argcount]) if is_secret(name))
+    if len(_places) >= _PLACES_MOST:
+        _places.clear()
+    _places[id(code)] = code, places
+    return places
+
+
 def summary(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """``5, 'text', limit=10, password=***``, no longer than ``SUMMARY_CHARS``."""
     code = getattr(fn, "__code__", None)
-    names: tuple[str, ...] = () if code is None else code.co_varnames[: code.co_argcount]
+    secret: tuple[int, ...] = ()
+    if type(code) is CodeType:
+        known = _places.get(id(code))
+        secret = known[1] if known is not None and known[0] is code else _secret_places(code)
     parts: list[str] = []
     left = SUMMARY_CHARS
     for place, value in enumerate(args):
         if left <= 0:
             break
-        hidden = place < len(names) and is_secret(names[place])
-        part = _HIDDEN if hidden else brief(value)
+        part = _HIDDEN if place in secret else brief(value)
         parts.append(part)
         left -= len(part) + 2
     for name, value in kwargs.items():

@@ -97,6 +97,7 @@ def status_panel(status: Mapping[str, Any]) -> Panel:
     finished = jobs["finished"]
     outcomes = {"succeeded": 0, "failed": 0, **{name: n for name, n in finished.items() if n}}
     columns = [
+        *([("scheduled", jobs["scheduled"], "blue")] if jobs["scheduled"] else []),
         ("ready", jobs["ready"], "yellow"),
         ("leased", jobs["leased"], "cyan"),
         ("running", jobs["running"], "bold cyan"),

@@ -11,12 +11,12 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
-TRACKER_S = 1.0
+TRACKER_S = 2.0
 """Time for ``multiprocessing``'s resource tracker to unlink what it was told of, once all others are dead."""
 
 _PAUSE_S = 0.001
@@ -42,10 +42,10 @@ def no_new_privileges() -> None:
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def tie_to(parent: int) -> None:
-    """Die with the process that started this one; if it is dead already, at once."""
+def tie_to(parent: int, found: Callable[[], int] = os.getppid) -> None:
+    """Die with the process that started this one; if it is dead already, at once. ``found``: who it is now."""
     prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:
+    if found() != parent:
         os._exit(1)
 
 

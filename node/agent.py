@@ -140,14 +140,14 @@ class Agent:
         self._leaving: str | None = None
         self._leave_by = float("inf")
         self._left = False
-        self._now = 0.0
+        self._now = self._wall = 0.0
         self._turn = Turn()
 
     # ------------------------------------------------------------------------------- the contract
 
     def turn(self, events: Sequence[Any], now: Now) -> Turn:
         self._turn = Turn()
-        self._now = now.mono
+        self._now, self._wall = now.mono, now.wall
         self._dialer.born(now.mono)
         drained = False
         for event in events:
@@ -179,7 +179,7 @@ class Agent:
                     self._do(blobs.DropBlob(event.sha))
                     self._blob_failed(event.sha, event.reason)
                 case VitalsTaken():
-                    self._vitals = event.vitals
+                    self._measured(event.vitals)
                 case Connected():
                     self._do(*self._dialer.connected(now.mono))
                 case Disconnected():
@@ -329,7 +329,7 @@ class Agent:
         for attempt in self._attempts:
             attempt.retract_asked = False
             attempt.told_started = False
-            if attempt.watch.state is not None and attempt.phase is not Phase.OWED:
+            if attempt.watch.state is not None and (attempt.done is None or attempt.done.end != End.SUCCEEDED):
                 attempt.own_watch.state_told = False
                 self._states.append(attempt)
         for sha, (size, _) in self._wanted.items():
@@ -552,31 +552,34 @@ class Agent:
         slot = self._slots[event.slot]
         slot.moved_at, slot.idle_deaths = self._now, 0
         slot.leaving = slot.leaving or bool(event.leaving)
+        pid, take, held = event.pid, slot.take, self._attempts.get
         for done in event.rows:
-            slot.take(done.token)
-            if done.cpu_us:
-                slot.cpu_us += done.cpu_us
-            attempt = self._attempts.get(done.token)
+            token, end, _, large, _, cpu_us, _ = done
+            take(token)
+            slot.cpu_us += cpu_us
+            attempt = held(token)
             if attempt is None or attempt.phase is not Phase.GIVEN:
-                if done.large is not None:
-                    self._keep(*done.large)
-                    self._do(*self._shelf.release(done.large[0]))
+                if large is not None:
+                    self._keep(*large)
+                    self._do(*self._shelf.release(large[0]))
                 continue
-            attempt.pid = event.pid
+            attempt.pid = pid
             if slot.init_us:
                 attempt.init_us, slot.init_us = slot.init_us, 0
-            if done.end == End.UNSTARTED:
+            if end == End.UNSTARTED:
                 self._take_back([attempt])
             else:
                 self._end(attempt, done)
 
     def _end(self, attempt: Attempt, done: Done) -> None:
         """The attempt has its outcome; it is owed to the coordinator from here on."""
-        if done.large is not None:
-            self._keep(*done.large)
+        _, _, _, large, run_us, _, peak_kib = done
+        if large is not None:
+            self._keep(*large)
         attempt.done = done
-        if done.peak_kib or attempt.init_us or self._now - attempt.arrived > NOTED_WAIT_S:
-            attempt.waited_us = max(0, int((self._now - attempt.arrived) * 1e6) - done.run_us)
+        here_s = self._now - attempt.arrived
+        if here_s > NOTED_WAIT_S or peak_kib or attempt.init_us:
+            attempt.waited_us = max(0, int(here_s * 1e6) - run_us)
         attempt.step(Step.ENDED)
         if attempt.run.spec.by_value or attempt.run.large is not None:
             self._release_inputs(attempt)
@@ -584,7 +587,7 @@ class Agent:
             self._forget(attempt)
             return
         self._unsent.append(attempt)
-        if done.large is not None:
+        if large is not None:
             self._upload(attempt)
 
     def _keep(self, sha: bytes, size: int) -> None:
@@ -876,11 +879,12 @@ class Agent:
         for attempt in self._unsent:
             done = attempt.done
             assert done is not None
-            if done.large is not None and (done.large[0] not in self._stored or done.large[0] in named):
-                waiting.append(attempt)
-                continue
-            if done.large is not None:
-                named.add(done.large[0])
+            large = done.large
+            if large is not None:
+                if large[0] not in self._stored or large[0] in named:
+                    waiting.append(attempt)
+                    continue
+                named.add(large[0])
             ready.append(attempt)
             size += len(done.payload)
             if size >= BATCH_BYTES or len(ready) >= MAX_BATCH:
@@ -896,26 +900,41 @@ class Agent:
         self._stored -= named
 
     def _finished(self, attempts: list[Attempt]) -> None:
-        tokens, ends, payloads, large, run_us, workers = [], [], [], [], [], []
+        tokens, ends, payloads, large, times_us, workers = [], [], [], [], [], []
         records = []
         for row, attempt in enumerate(attempts):
             done = attempt.done
             assert done is not None
-            tokens.append(done.token)
-            ends.append(int(done.end))
-            payloads.append(done.payload)
-            if done.large is not None:
-                large.append([row, *done.large])
-            run_us.append(done.run_us)
+            token, end, payload, blob, run_us, cpu_us, peak_kib = done
+            tokens.append(token)
+            ends.append(int(end))
+            payloads.append(payload)
+            if blob is not None:
+                large.append([row, *blob])
+            times_us.append(run_us)
             workers.append(attempt.pid)
-            if done.peak_kib or attempt.init_us or attempt.waited_us:
-                peak_kib = max(done.peak_kib, attempt.watch.seen_bytes >> 10)
-                records.append([row, done.cpu_us or done.run_us, peak_kib, attempt.waited_us, attempt.init_us])
-        self._send(Finished(tokens, ends, payloads, large, run_us, workers, records))
+            if attempt.waited_us or peak_kib or attempt.init_us:
+                peak_kib = max(peak_kib, attempt.watch.seen_bytes >> 10)
+                records.append([row, cpu_us or run_us, peak_kib, attempt.waited_us, attempt.init_us])
+        self._send(Finished(tokens, ends, payloads, large, times_us, workers, records))
         self._unacked.append((self._dialer.link.sent, attempts))
-        self._fact("jobs_run", len(attempts), outcome="finished")
+        now, link = self._now, self._dialer.link.number  # what an earlier link left waited for this one too
+        ran = zip(attempts, times_us, strict=True)
+        waited_s = [max(0.0, now - a.arrived - us / 1e6) for a, us in ran if a.pid and a.link == link]
+        self._fact("jobs_run", len(attempts), outcome="finished", waited_s=waited_s)
 
     # ------------------------------------------------------------------------------- time
+
+    def _measured(self, vitals: dict[str, Any]) -> None:
+        self._vitals = vitals
+        gauges = {
+            "slots": len(self._slots),
+            "slots_busy": sum(1 for slot in self._slots if slot.given),
+            "workers": sum(1 for slot in self._slots if slot.pid),
+            "attempts": len(self._attempts),
+            "results_owed": len(self._unsent) + sum(len(attempts) for _, attempts in self._unacked),
+        }
+        self._fact("node_measured", len(self._attempts), vitals=vitals, figures=gauges)
 
     def _stalled(self, seconds: float) -> None:
         self._fact("stalled", seconds=seconds)
@@ -970,7 +989,11 @@ class Agent:
         if seconds is not None:
             answers = "it does not answer" if self._dialer.has_connection else "there is no connection"
             self._fact("link_down", seconds=seconds, reason=answers)
-        self._do(*self._dialer.due(self._now, lambda: Heartbeat(self._vitals), self._dialer.times.heartbeat_s))
+        self._do(
+            *self._dialer.due(
+                self._now, lambda: Heartbeat({**self._vitals, "wall_s": self._wall}), self._dialer.times.heartbeat_s
+            )
+        )
 
 
 def _unstarted(token: int) -> Done:

@@ -11,11 +11,13 @@ import contextlib
 import itertools
 import math
 import os
+import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.cgroups import number_in, own_groups
-from cluster.jobs import Rules
+from cluster.jobs import AS_USUAL, Rules
 
 _PERIOD_US = 100_000
 _NONE = "-1"
@@ -31,6 +33,8 @@ class Groups:
         self.places: dict[str, Path] = {}
         """Our own group of each controller, below which those of workers are."""
         self.version_2 = False
+        self.usual = Rules()
+        """Limits of a group whose job has none of its own."""
         for controller in ("memory", "pids", "cpu"):
             for own in chains.get(controller, [])[:1]:
                 _clear(own)
@@ -65,7 +69,7 @@ class Groups:
         """A group with that process in it."""
         if not self.places:
             return None
-        group = Group({c: place / name for c, place in self.places.items()}, self.version_2)
+        group = Group({c: place / name for c, place in self.places.items()}, self.version_2, self.usual)
         try:
             for path in dict.fromkeys(group.paths.values()):
                 path.mkdir(exist_ok=True)
@@ -94,14 +98,26 @@ def _remove(place: Path) -> None:
             path.rmdir()
 
 
+def _tighter(one: int, other: int) -> int:
+    """0 is no limit."""
+    return min(one, other) if one and other else one or other
+
+
 class Group:
-    def __init__(self, paths: dict[str, Path], version_2: bool) -> None:
+    def __init__(self, paths: dict[str, Path], version_2: bool, usual: Rules = AS_USUAL) -> None:
         self.paths = paths
+        self._usual = usual
         self._v2 = version_2
         self._killed = self._kills()
 
     def limit(self, rules: Rules) -> None:
         """For the next job; it may not be kept from starting by a limit that cannot be set."""
+        usual = self._usual
+        rules = replace(
+            rules,
+            memory_bytes=_tighter(rules.memory_bytes, usual.memory_bytes),
+            processes=_tighter(rules.processes, usual.processes),
+        )
         self._killed = self._kills()
         none = "max" if self._v2 else _NONE
         memory = str(rules.memory_bytes) if rules.memory_bytes else none
@@ -122,7 +138,7 @@ class Group:
     def unlimit(self) -> None:
         if not self._v2:  # with a limit on both, the wider one has to go first
             self._set("memory", "memory.memsw.limit_in_bytes", _NONE)
-        self.limit(Rules())
+        self.limit(AS_USUAL)
 
     def holds(self, controller: str) -> bool:
         return controller in self.paths
@@ -140,6 +156,16 @@ class Group:
     def out_of_memory(self) -> bool:
         """Whether one of its processes was killed for its limit since that was set."""
         return self._kills() > self._killed
+
+    def kill(self) -> None:
+        """Whatever is in it: it may be in nobody's tree any more."""
+        for path in dict.fromkeys(self.paths.values()):
+            with contextlib.suppress(OSError):
+                if self._v2:
+                    (path / "cgroup.kill").write_text("1")
+                else:
+                    for pid in (path / "cgroup.procs").read_text().split():
+                        os.kill(int(pid), signal.SIGKILL)
 
     def close(self) -> bool:
         """Whether it is gone: not as long as a process is in it."""

@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,18 @@ from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
 from cluster.config import AgentLimits
 from cluster.errors import ConfigError, Refused
 from cluster.facts import Fact
+from cluster.health import Health, Listen, serve
 from cluster.host import Host, Lifeline, Mailbox, Source, raise_file_limit
 from cluster.keys import ConnectionFile, home_dir
 from cluster.logs import FactLog
+from cluster.metrics import NODE, Meter, transport
 from cluster.packages import own_version
 from cluster.transport import Dial
+from node import isolation
 from node.agent import Agent, LeaveWished, Self
 from node.events import Give, InterruptWorker, KillWorker, Look, Recall, SpawnWorker
 from node.pool import WorkerPool
-from node.vitals import Vitals
+from node.vitals import Machine, Vitals
 
 FAREWELL_MS = 200
 """How long the goodbye may take to leave at the end."""
@@ -56,9 +60,15 @@ class Settings:
     start: str = "fork"
     """...or ``spawn``: an interpreter anew for each worker."""
     env: tuple[str, ...] = ()
-    """Patterns of the variables that jobs see, beside the basic ones; none: all."""
+    """Patterns of the variables that jobs see, beside the basic ones."""
+    isolation: str = "process"
+    """...or ``contained``: what that means is proved before the node joins."""
+    secrets: tuple[Path, ...] = ()
+    """Files that contained jobs shall not find, with what lies beside them."""
+    limits: AgentLimits = field(default_factory=AgentLimits)
     drain_s: float = 15.0
     """How long what runs may go on after SIGTERM."""
+    metrics: Listen = field(default_factory=Listen)
     ready_fd: int | None = None
     lifeline_fd: int | None = None
 
@@ -131,7 +141,13 @@ def run(settings: Settings) -> Stop:
     address, server_key = settings.connection.way(settings.transport)
     dial = Dial(context, address, server_key, settings.connection.public_key, settings.connection.secret_key)
     blobs = BlobFiles(scratch, sync=False)
-    limits = AgentLimits()
+    limits = settings.limits
+    contained = settings.isolation == "contained"
+    hidden: list[str] = []
+    if contained:
+        sockets = [Path(settings.connection.local.removeprefix("ipc://"))] if settings.connection.local else []
+        needed = [*sys.path, os.getcwd(), sys.prefix, sys.executable]
+        hidden = isolation.hidden_paths([*settings.secrets, *sockets], [home_dir(), directory], needed)
     pool = WorkerPool(
         str(scratch),
         settings.name,
@@ -144,9 +160,25 @@ def run(settings: Settings) -> Stop:
         max_age_s=limits.max_worker_age_s,
         max_left_bytes=limits.max_left_bytes,
         adopts=True,
+        contained=isolation.usual_limits() if contained else None,
+        hidden=hidden,
     )
+    labels = settings.labels
+    proved: list[Fact] = []
+    if contained:
+        proof = isolation.prove(pool, hidden, str(scratch))
+        if proof.open_ways:
+            pool.close()
+            raise ConfigError(f"this machine cannot contain jobs. {proof.words()}")
+        proved = [proof.fact()]
+        labels = {**labels, isolation.LABEL: "contained"}
     mailbox = Mailbox()
     log = FactLog("node")
+    log(proved)
+    measured = settings.metrics.port is not None
+    meter = Meter(NODE, own_version(), settings.name)
+    meter.look("transport", partial(transport, dial))
+    machine = Machine(directory)
     me = Self(
         session=secrets.token_bytes(8),
         name=settings.name,
@@ -158,7 +190,7 @@ def run(settings: Settings) -> Stop:
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         version=own_version(),
         slots=settings.slots,
-        labels=settings.labels,
+        labels=labels,
         queues=settings.queues,
     )
     ready_fd = settings.ready_fd
@@ -167,15 +199,19 @@ def run(settings: Settings) -> Stop:
     def facts(facts: list[Fact]) -> None:
         nonlocal welcomed
         log(facts)
+        if measured:
+            meter(facts)
         if not welcomed and any(f.kind == "registered" for f in facts):
             welcomed = True
             life.welcomed(me.session)
             if ready_fd is not None:
-                os.write(ready_fd, json.dumps({"pid": me.pid, "name": me.name}).encode() + b"\n")
+                served = {} if server is None else {"metrics": server.address}
+                os.write(ready_fd, json.dumps({"pid": me.pid, "name": me.name, **served}).encode() + b"\n")
                 os.close(ready_fd)
 
+    server = None
     try:
-        sources: list[Source] = [_Polled(pool), dial, blobs, mailbox, Vitals()]
+        sources: list[Source] = [_Polled(pool), dial, blobs, mailbox, Vitals(machine)]
         if settings.lifeline_fd is not None:
             sources.append(Lifeline(settings.lifeline_fd))
         told_before = False
@@ -193,8 +229,13 @@ def run(settings: Settings) -> Stop:
         )
         performers |= dict.fromkeys((KeepBlob, WriteChunk, ReadChunk, DropBlob), blobs.perform)
         performers[Send] = dial.send
-        stop = Host(Agent(me, limits), sources, performers, facts, own_gc=True).run()
+        host = Host(Agent(me, limits), sources, performers, facts, own_gc=True, meter=meter if measured else None)
+        server = serve(settings.metrics, Health(lambda: host.turned_at, lambda: meter.ready, meter.text))
+        stop = host.run()
     finally:
+        if server is not None:
+            server.close()
+        machine.close()
         pool.close()
         dial.close(FAREWELL_MS)
         context.term()

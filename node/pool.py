@@ -59,6 +59,9 @@ Event = WorkerUp | WorkerDone | Recalled | WorkerGone | StateSaved | Seen
 _PIPE_BYTES = 1 << 20
 """Asked for each direction; the kernel may give less, and always enough for the largest packet."""
 
+_PAYLOAD_BYTES = 2 * INLINE_BYTES
+"""Bound of what a worker answers: an inline result, or a failure."""
+
 _BACKLOG_MAX = 1024
 """Packets kept for a full pipe; more are recalled at once. The agent's own bound is far below."""
 
@@ -74,7 +77,7 @@ _PACK = msgpack.Packer().pack
 _STACK_BYTES = 16 * 1024
 """Of a stack that was written down."""
 
-_ADOPTED_WITHIN_S = 2.0
+_ADOPTED_WITHIN_S = 3.0
 """Time to kill what a dead zygote has left; what is not gone then is killed at the end."""
 
 _OUR_FILES = tuple(f'File "{file}"' for file in (program.__file__, zygote.__file__))
@@ -85,7 +88,8 @@ _CLOSE_S = 5.0
 
 
 BASIC_VARIABLES = (
-    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "PYTHON*", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR", "PYTHON*", "VIRTUAL_ENV"),
+    *("LD_LIBRARY_PATH", "CUDA_*", "NVIDIA_*", "ROCR_*", "HIP_*", "SSL_CERT_*", "*_proxy", "*_PROXY", "XDG_*_HOME"),
     *program.THREAD_COUNTS,
 )
 """Variables that workers have whatever else is kept from them."""
@@ -121,6 +125,8 @@ class _Process:
         self.fault = ""
         """What it sent that no worker sends."""
         self.killed = False
+        self.refused = ""
+        """Why it may not be given work."""
         self.group: Group | None = None
         """Since its first job with limits."""
         self.rules: Rules | None = None
@@ -256,30 +262,36 @@ class WorkerPool:
         max_age_s: float = 0.0,
         max_left_bytes: int = 0,
         adopts: bool = False,
-        passed: Sequence[str] = (),
+        passed: Sequence[str] | None = None,
+        contained: Rules | None = None,
+        hidden: Sequence[str] = (),
     ) -> None:
         """``preload``: modules that the zygote imports once; ``init``: ``package.module:function`` that each worker
         calls before its first job. Not ``fork``: each worker is an interpreter of its own. A worker is replaced after
         ``max_jobs``, at ``max_age_s``, or when ``max_left_bytes`` more than at its start stay with it; 0: never.
         ``passed``: patterns of the variables that workers get of this process, beside those that programs need to run;
-        none: they get all. ``adopts``: this process has no children but ours, so whatever becomes its child is killed.
+        None: they get all. ``contained``: each worker is closed in, does not find what is ``hidden``, and has at least
+        these limits. ``adopts``: this process has no children but ours, so whatever becomes its child is killed.
         """
         self._blob_dir = os.path.abspath(blob_dir)
         self._node = node
-        patterns = [*BASIC_VARIABLES, *passed] if passed else ["*"]
+        patterns = ["*"] if passed is None else [*BASIC_VARIABLES, *passed]
         inherited = {k: v for k, v in os.environ.items() if any(fnmatch.fnmatchcase(k, p) for p in patterns)}
         self._env = {**inherited, **(env or {})}
         self._cwd = cwd
         self._temp_dir = tempfile.mkdtemp(prefix="ganger-")
         self._environment = zygote.Environment(
             -1, -1, max_blob_bytes, self._blob_dir, node, self._temp_dir, tuple(preload), init, fork, max_jobs,
-            max_age_s, max_left_bytes,
+            max_age_s, max_left_bytes, contained is not None, tuple(hidden),
         )  # fmt: skip
+        self._contained = contained is not None
         self._adopts = adopts
         if adopts:
             trees.become_subreaper()
         self._zygote: _Zygote | None = None
         self._groups = Groups()
+        if contained is not None:
+            self._groups.usual = contained
         self._left_groups: list[Group] = []
         self._kernel_kills = _kernel_kills()
         self._workers: dict[int, _Process] = {}
@@ -404,6 +416,8 @@ class WorkerPool:
                 worker.page_file.close()
                 self._sockets[worker.ours.fileno()] = worker
                 self._epoll.register(worker.ours.fileno(), select.EPOLLIN | (select.EPOLLOUT if worker.backlog else 0))
+                if self._contained:
+                    self._close_in(worker)
                 if worker.killed:
                     worker.kill()
             elif kind == zygote.FAILED:
@@ -411,6 +425,15 @@ class WorkerPool:
             else:
                 status, cpu_us, peak_kib = about
                 dead.append((parent.workers.pop(number), _Death(status, cpu_us, peak_kib)))
+
+    def _close_in(self, worker: _Process) -> None:
+        """It has been given nothing yet. Without its limits it is of no use."""
+        worker.group = self._groups.new(str(worker.pid), worker.pid)
+        if worker.group is None:
+            worker.refused = "there is no control group for it"
+            worker.killed = True
+        else:
+            worker.group.limit(AS_USUAL)
 
     def _stillborn(self, worker: _Process, why: str, events: list[Event]) -> None:
         unread = self._recall(worker)
@@ -472,6 +495,8 @@ class WorkerPool:
     def _cause(self, worker: _Process, status: int | None) -> str:
         if worker.leaving and not worker.given:
             return worker.leaving
+        if worker.refused:
+            return f"could not be started: {worker.refused}"
         if worker.killed:
             return "killed by the agent" + (f": it sent {worker.fault}" if worker.fault else "")
         how = worker.parent_died if status is None else _words(status)
@@ -488,6 +513,7 @@ class WorkerPool:
             self._epoll.unregister(worker.ours.fileno())
         worker.close()
         if worker.group is not None:
+            worker.group.kill()
             self._left_groups.append(worker.group)
         self._left_groups = [group for group in self._left_groups if not group.close()]
         if not worker.pid:
@@ -533,6 +559,9 @@ class WorkerPool:
                 packet = pack((token, job, attempt, spec.by_value, spec.code, payload))
             else:
                 if rules.limited:
+                    if not worker.pid:  # there is nobody yet to limit
+                        self._tell(Recalled(slot, [token]))
+                        continue
                     self._limit(worker, rules)
                 sha = large[0] if large else b""
                 more = sha, start_by, about, rules.open_files
@@ -541,7 +570,7 @@ class WorkerPool:
                 self._tell(WorkerDone(slot, worker.pid, [_too_large(token, len(packet), worker.packet_max)]))
                 continue
             given[token] = None
-            if not backlog:
+            if not backlog and (worker.pid or not self._contained):
                 try:
                     send(packet, socket.MSG_DONTWAIT)
                     continue
@@ -648,11 +677,17 @@ class WorkerPool:
                     token, end, payload, run_us = fields
                     large = None
                     done = Done(token, end, payload, None, run_us)
-                    sound = _sound(done)
+                    sound = (
+                        type(token) is type(end) is type(run_us) is int
+                        and end in _WORKERS_ENDS
+                        and run_us >= 0
+                        and type(payload) is bytes
+                        and len(payload) <= _PAYLOAD_BYTES
+                    )
                 else:
                     token, end, payload, run_us, large, cpu_us, peak_kib, leaving = fields
                     done = Done(token, end, payload, large, run_us, cpu_us, peak_kib)
-                    sound = _sound(done) and _sound_extras(large, cpu_us, peak_kib, leaving)
+                    sound = _sound(done, leaving)
                 if not sound:
                     fault = f"a packet of {size} bytes that is no result"
             except Exception:  # whatever msgpack makes of a stranger's bytes
@@ -716,24 +751,19 @@ def _kernel_kills() -> int:
         return 0
 
 
-def _sound(done: Done) -> bool:
-    token, end, payload, _, run_us, _, _ = done
+def _sound(done: Done, leaving: Any) -> bool:
+    """The long way of what ``_read`` does for short results."""
+    token, end, payload, large, run_us, cpu_us, peak_kib = done
     return (
-        type(token) is type(end) is type(run_us) is int
+        type(token) is type(end) is type(run_us) is type(cpu_us) is type(peak_kib) is int
         and end in _WORKERS_ENDS
         and run_us >= 0
-        and type(payload) is bytes
-        and len(payload) <= 2 * INLINE_BYTES
-    )
-
-
-def _sound_extras(large: Any, cpu_us: Any, peak_kib: Any, leaving: Any) -> bool:
-    return (
-        type(cpu_us) is type(peak_kib) is int
         and cpu_us >= 0
         and peak_kib >= 0
         and type(leaving) is str
         and len(leaving) <= 200
+        and type(payload) is bytes
+        and len(payload) <= _PAYLOAD_BYTES
         and (
             large is None
             or (

@@ -81,7 +81,7 @@ SAVED = 100
 AGAIN_EVERY = 10
 """Interruptions of a coroutine that is unwinding are passed on to it one in so many."""
 
-_CLEARED_WITHIN_S = 2.0
+_CLEARED_WITHIN_S = 3.0
 """Processes of a job that live longer after SIGKILL are left to the zygote."""
 
 _LOOP_FILES = re.compile(r"/asyncio/|/selectors\.py$")
@@ -129,6 +129,8 @@ class Start(NamedTuple):
     """...or when it is so old,"""
     max_left_bytes: int = 0
     """...or when so much more memory than at its start stays with it between jobs."""
+    number: int = 0
+    """By which the agent knows the process, if it is another one in here."""
 
     def argv(self) -> list[str]:
         return [json.dumps(self)]
@@ -166,6 +168,7 @@ class Worker:
         self._blob_dir = start.blob_dir
         self._max_blob_bytes = start.max_blob_bytes
         self._pid = os.getpid()
+        self._number = start.number or self._pid
         self._token = 0
         self._functions: OrderedDict[tuple[bool, bytes], _Loaded] = OrderedDict()
         self._last: tuple[bool, bytes, Callable[..., Any]] = False, b"", call
@@ -408,7 +411,7 @@ class Worker:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def _written(self, token: int, large: payload.LargePayload) -> tuple[bytes, int]:
-        part = part_path(self._blob_dir, self._pid, token)
+        part = part_path(self._blob_dir, self._number, token)
         try:
             with open(part, "wb", buffering=0) as file:
                 for piece in large.parts:
@@ -434,7 +437,7 @@ class Traces:
         """Below 0 where it does not count."""
         self._unseen_us = 0
         """What short attempts have taken since traces were looked for."""
-        self._temp_dir = os.path.join(start.temp_dir, str(os.getpid())) if start.temp_dir else ""
+        self._temp_dir = os.path.join(start.temp_dir, str(start.number or os.getpid())) if start.temp_dir else ""
         self._temp_fd = -1
         self._temp_stamp = 0
         self._home = ""
@@ -593,7 +596,10 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
 def _have_changes_told() -> None:
     """To ask the kernel after each job whether it is where it was would cost a tenth of a short job."""
     for name in ("chdir", "fchdir"):
-        os.__dict__[name] = sys.modules["posix"].__dict__[name] = _telling(getattr(os, name))
+        function = getattr(os, name)
+        telling = os.__dict__[name] = sys.modules["posix"].__dict__[name] = _telling(function)
+        if function in os.supports_fd:
+            os.supports_fd.add(telling)
     sys.modules["_signal"].__dict__["pthread_sigmask"] = _telling(_sigmask)
 
 

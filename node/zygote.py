@@ -17,6 +17,7 @@ import gc
 import importlib.util
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -34,7 +35,7 @@ _ROOT = os.path.dirname(_HERE)
 if __name__ == "__main__":  # ours, whatever else is called so
     sys.path.insert(0, _ROOT)
 
-from cluster import trees  # noqa: E402
+from cluster import containment, trees  # noqa: E402
 
 if TYPE_CHECKING:
     from node import worker as program
@@ -46,7 +47,7 @@ DESCRIPTORS = 4
 _SWEEP_S = 0.002
 """Pause between two looks for what dead workers have left."""
 
-_HELD_S = 2.0
+_HELD_S = 3.0
 """A death is told no later than this, whatever cannot be killed."""
 
 _END_S = 30.0
@@ -72,6 +73,9 @@ class Environment(NamedTuple):
     max_jobs: int = 0
     max_age_s: float = 0.0
     max_left_bytes: int = 0
+    contained: bool = False
+    hidden: tuple[str, ...] = ()
+    """What a contained worker does not find."""
 
     def argv(self) -> list[str]:
         return [json.dumps(self)]
@@ -166,27 +170,40 @@ class Zygote:
             )
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        contained = self._environment.contained
+        pid = containment.fork() if contained else os.fork()
         if pid:
             return pid
         try:
             os.setsid()
             for signum in _DEAF_TO:
                 signal.signal(signum, signal.SIG_DFL)
-            trees.tie_to(self._pid)
+            if contained:
+                trees.tie_to(self._pid, lambda: containment.number_outside()[1])
+            else:
+                trees.tie_to(self._pid)
             stderr_fd = os.dup(2)
             os.dup2(fds[3], 2)
             os.close(fds[3])
             self._control.close()
             for pidfd in self._workers:
                 os.close(pidfd)
+            start = self._start(fds, stderr_fd)
+            if contained:
+                start = self._closed_in(start)
             if "numpy.random" in sys.modules:  # Python's own has been seeded again by the fork
                 sys.modules["numpy.random"].seed()
-            self._program.begin(self._start(fds, stderr_fd), began_at)
+            self._program.begin(start, began_at)
         except BaseException as e:
             os.write(2, f"{type(e).__name__}: {e}".encode(errors="replace"))
         finally:
             os._exit(1)
+
+    def _closed_in(self, start: program.Start) -> program.Start:
+        number, _ = containment.number_outside()
+        own = os.path.join(self._environment.temp_dir, str(number))
+        containment.close_in(self._environment.temp_dir, own, [self._environment.blob_dir])
+        return start._replace(number=number)
 
     def _spawn(self, fds: Sequence[int]) -> int:
         with open(os.dup(2), "wb", buffering=0) as stderr:
@@ -272,10 +289,13 @@ def main(argv: Sequence[str]) -> NoReturn:
     worker = _load_program()
     sys.path.remove(_ROOT)
     worker.clear_the_stage("__ganger_zygote__")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     zygote = Zygote(control, environment, worker)
     try:
+        if environment.contained:
+            containment.enter(environment.hidden, [environment.blob_dir, environment.temp_dir])
         zygote.load()
-    except worker.CannotStart as e:
+    except (OSError, worker.CannotStart) as e:
         os.write(2, str(e).encode(errors="replace"))
         os._exit(1)
     if complaints := os.pread(2, 1 << 16, 0):

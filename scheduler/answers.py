@@ -72,5 +72,5 @@ def of_node(node: Node, now: float) -> dict[str, Any]:
         "finished": node.finished,
         "heard_s": now - node.heard_at,
         "load": node.vitals.get("load"),
-        "memory_free_bytes": node.vitals.get("memory_free_bytes"),
+        "memory_free_bytes": node.vitals.get("memory_available_bytes"),
     }

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from cluster.commands import log_level_option, option
+from cluster.commands import log_level_option, metrics_options, option
 from cluster.config import Times
+from cluster.health import Listen
 from cluster.logs import log_to_stderr
 
 
@@ -25,6 +26,10 @@ from cluster.logs import log_to_stderr
         help="Silence after which a node is given up.")  # fmt: skip
 @option("--gone-s", default=Times().gone_s, type=click.FloatRange(min=0.2), show_default=True,
         help="The same where its connection is known to be closed.")  # fmt: skip
+@metrics_options
+@option("--metrics-function", "metrics_functions", multiple=True, metavar="NAME",
+        envvar="GANGER_METRICS_FUNCTIONS",
+        help="A function with series of its own; may be repeated. Without it the first that come up.")  # fmt: skip
 @log_level_option("info")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--lifeline-fd", type=int, hidden=True)
@@ -37,6 +42,8 @@ def coordinator(
     heartbeat_s: float,
     lease_s: float,
     gone_s: float,
+    metrics: Listen,
+    metrics_functions: tuple[str, ...],
     log_level: str,
     ready_fd: int | None,
     lifeline_fd: int | None,
@@ -59,6 +66,8 @@ def coordinator(
             port=port,
             advertise=advertise,
             times=times,
+            metrics=metrics,
+            metrics_functions=metrics_functions,
             ready_fd=ready_fd,
             lifeline_fd=lifeline_fd,
             orphan_removes=remove_directory,

@@ -66,7 +66,7 @@ from cluster.messages import (
     Welcome,
 )
 from cluster.session import Link, Verdict
-from scheduler import answers, events, inquiries, keys, names, retries
+from scheduler import answers, events, figures, inquiries, keys, names, retries
 from scheduler.admission import Admission
 from scheduler.adrift import Adrift
 from scheduler.assigning import Batch
@@ -178,8 +178,13 @@ class Coordinator:
         self._active: dict[int, Peer] = {}
         """Peers to look after at the end of this turn."""
         self._told_finished = dict(self._finished)
+        self._ended: list[Job] = []
+        """Jobs that got their outcome in this turn,"""
+        self._refused: dict[str, int] = {}
+        """...those that were not taken, by the kind of their error,"""
+        self._measure_at = 0.0
         self._died: list[Job] = []
-        """Dead letters of this turn,"""
+        """...dead letters,"""
         self._retried: dict[str, int] = {}
         """...and jobs that shall run again, by the kind of their failure."""
         self._judge_at = 0.0
@@ -287,6 +292,8 @@ class Coordinator:
         self._settle()
         self._tell_finished()
         self._journal.orders(self._orders.rows())
+        if now.mono >= self._measure_at:
+            self._measure()
         self._turn.writes += self._journal.take(self._wall)
         return self._turn
 
@@ -409,7 +416,7 @@ class Coordinator:
             case Finished():
                 self._results(node, message)
             case Heartbeat():
-                node.vitals = message.vitals
+                node.take_vitals(message.vitals, self._wall)
                 node.pulse_owed = True
             case Pulse():
                 pass
@@ -943,7 +950,8 @@ class Coordinator:
                 self._journal.key(row_, job)
             self._keyed.clear()
             self._relieve_memory(accepted)
-            self._fact("jobs_accepted", len(accepted), session=client.session.hex())
+            queues = figures.by_queue(accepted)
+            self._fact("jobs_accepted", len(accepted), session=client.session.hex(), queues=queues)
         if full:
             self._hold(client, full)
 
@@ -1045,6 +1053,7 @@ class Coordinator:
     def _refuse_job(self, client: Client, counter: int, why: str, kind: str = "JobRefused") -> tuple[bytes, bytes]:
         """Its id and the failure that is owed."""
         self._finished[Outcome.FAILED] += 1
+        self._refused[kind] = self._refused.get(kind, 0) + 1
         failure = Failure(kind, f"the coordinator did not take the job: {why}").encode()
         client.owe(Owed(counter, Outcome.FAILED, failure, None))
         return job_id(client.session, counter), failure
@@ -1140,7 +1149,8 @@ class Coordinator:
         self._send(node, batch.message(node.code))
         self._relieve_memory(batch.jobs)
         self._active[id(node)] = node
-        self._fact("jobs_assigned", len(batch.jobs), node=node.name)
+        waits = figures.waits(batch.records, batch.spec_of, batch.jobs, self._wall)
+        self._fact("jobs_assigned", len(batch.jobs), node=node.name, waits=waits)
         self._note("assigned", batch.jobs, node.name)
 
     # ------------------------------------------------------------------------------- what nodes say
@@ -1197,19 +1207,19 @@ class Coordinator:
             if run_us:
                 entry = spent.get(id(job.record))
                 if entry is None:
-                    spent[id(job.record)] = [job.record, run_us, 1]
+                    spent[id(job.record)] = [job.record, [run_us]]
                 else:
-                    entry[1] += run_us
-                    entry[2] += 1
+                    entry[1].append(run_us)
             if ref is not None:
                 self._exchange.named(node, ref[0])
             self._end(job, Cause.RESULT, outcome, payload, ref, ran=ran)
         node.finished += len(message.tokens) - len(late)
-        ended = {"ends": message.ends, "run_us": message.run_us, "records": message.records}
+        times = [(record.spec.name, column) for record, column in spent.values()]
+        ended = {"ends": message.ends, "run_us": message.run_us, "records": message.records, "ran": times}
         self._fact("attempts_ended", len(message.tokens), node=node.name, **ended)
         node.surplus_since = self._now if node.outstanding else None
-        for record, total, count in spent.values():
-            record.time.observe(total, count)
+        for record, column in spent.values():
+            record.time.observe(sum(column), len(column))
         for sha, _ in large.values():
             self._exchange.unneeded(node, sha)
         self._push_back(crashed, f"a worker of node {node.name} died under them")
@@ -1304,6 +1314,7 @@ class Coordinator:
             self._died.append(job)
         word = job.outcome
         self._finished[word] += 1
+        self._ended.append(job)
         if self._events.listened(self._now):
             self._events.add(word.word, job, self._wall, dead, job.story[-1].what if job.story and not well else "")
         kept = self._journal.ended(job, outcome, payload, large, self._wall, dead, name, ran)
@@ -1605,8 +1616,9 @@ class Coordinator:
                 self._cancel_ready(job)
             elif running and job.cancel_wished is not Wish.ENDED:
                 job.cancel_wished = Wish.ENDED
-                if job.state is not State.ADRIFT:  # of which the row knows more than we do
+                if job.state is not State.ADRIFT or not job.once:  # of which the row knows more than we do
                     self._journal.standing(job)
+                if job.state is not State.ADRIFT:
                     end.append(job)
             elif job.state is not State.RUNNING and not job.cancel_wished:
                 job.cancel_wished = Wish.UNSTARTED
@@ -1911,16 +1923,47 @@ class Coordinator:
     def _tell_finished(self) -> None:
         if self._died:
             first = self._died[0]
-            self._fact("jobs_dead", len(self._died), first=format_job(first.id), function=first.record.spec.name)
+            self._fact(
+                "jobs_dead",
+                len(self._died),
+                first=format_job(first.id),
+                function=first.record.spec.name,
+                queues=figures.by_queue(self._died),
+            )
             self._died = []
         for kind, n in self._retried.items():
             self._fact("jobs_retried", n, reason=kind)
         self._retried.clear()
+        for kind, n in self._refused.items():
+            self._fact("jobs_refused", n, reason=kind)
+        self._refused.clear()
         if self._told_finished != self._finished:
+            rows = figures.ended(self._ended, self._wall)
+            self._ended.clear()
             for outcome, n in self._finished.items():
                 if n != self._told_finished[outcome]:
-                    self._fact("jobs_finished", n - self._told_finished[outcome], outcome=outcome.word)
+                    more = n - self._told_finished[outcome]
+                    self._fact("jobs_finished", more, outcome=outcome.word, rows=rows.get(outcome, []))
             self._told_finished = dict(self._finished)
+
+    def _measure(self) -> None:
+        """How things stand, for those who listen to facts; a book of many entries is measured less often."""
+        self._measure_at = self._now + 1.0 + (len(self._roster) + len(self._queues) + len(self._clients)) / 1_000
+        gauges = {
+            "epoch": self.epoch,
+            "dead_letters": self._dead,
+            "sessions": len(self._clients),
+            "sessions_held": len(self._admission.held),
+            "results_owed_bytes": sum(client.owed_bytes for client in self._clients),
+            "payloads_bytes": self._payloads.bytes,
+        }
+        self._fact(
+            "measured",
+            self._admission.jobs,
+            queues=figures.queues(self._queues, self._ready),
+            nodes=figures.nodes(self._roster, self._now, self._wall),
+            figures=gauges,
+        )
 
     # ------------------------------------------------------------------------------- jobs of its own
 
@@ -1970,10 +2013,11 @@ class Coordinator:
             self._journal.accepted(house, some)
             self._note("accepted", some)
             self._relieve_memory(some)
-            self._fact("jobs_accepted", len(some), session=house.session.hex())
+            self._fact("jobs_accepted", len(some), session=house.session.hex(), queues=figures.by_queue(some))
 
     def _status(self) -> dict[str, Any]:
         load = answers.load(self._roster)
+        outstanding = load["leased"] + load["busy"]
         return {
             "cluster_id": self._cluster_id,
             "epoch": self.epoch,
@@ -1981,6 +2025,7 @@ class Coordinator:
             "uptime_s": self._now - (self._born or self._now),
             "wall_s": self._wall,
             "jobs": {
+                "scheduled": self._admission.jobs - len(self._ready) - len(self._adrift) - outstanding,
                 "ready": len(self._ready),
                 "adrift": len(self._adrift),
                 "leased": load.pop("leased"),

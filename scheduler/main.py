@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,11 +23,13 @@ from cluster.blob_files import BlobFiles
 from cluster.blobs import DropBlob, KeepBlob, ReadChunk, WriteChunk
 from cluster.config import CoordinatorLimits, Times
 from cluster.errors import ConfigError
-from cluster.facts import fact
+from cluster.facts import Fact, fact
+from cluster.health import Health, Listen, serve
 from cluster.host import Host, Lifeline, Mailbox, Source, raise_file_limit
 from cluster.jobs import Spec
 from cluster.keys import Home, is_address, remove_runtime_dir, runtime_dir
 from cluster.logs import FactLog
+from cluster.metrics import COORDINATOR, Meter, files, transport
 from cluster.packages import own_version
 from cluster.transport import Context, Doors
 from scheduler.coordinator import Coordinator
@@ -60,6 +62,9 @@ class Settings:
     """``HOST`` or ``HOST:PORT`` written into the connection files, where that differs from the bound one."""
     times: Times = field(default_factory=Times)
     limits: CoordinatorLimits = field(default_factory=CoordinatorLimits)
+    metrics: Listen = field(default_factory=Listen)
+    metrics_functions: tuple[str, ...] = ()
+    """Those with series of their own; the first that come up, where none are named."""
     ready_fd: int | None = None
     lifeline_fd: int | None = None
     orphan_removes: bool = False
@@ -69,8 +74,8 @@ class Settings:
 class _Refusals:
     """A source without descriptors: what the doors refused becomes facts once a turn."""
 
-    def __init__(self, doors: Doors, log: FactLog) -> None:
-        self._doors, self._log = doors, log
+    def __init__(self, doors: Doors, tell: Callable[[list[Fact]], None]) -> None:
+        self._doors, self._tell = doors, tell
 
     def pollables(self) -> list[Any]:
         return []
@@ -78,7 +83,7 @@ class _Refusals:
     def drain(self, limit: int) -> tuple[list[Any], bool]:
         facts = self._doors.take_facts()
         if facts:
-            self._log(facts)
+            self._tell(facts)
         return [], True
 
 
@@ -132,24 +137,46 @@ def run(settings: Settings) -> Stop:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: mailbox.put(Stop(f"told to stop by {signal.Signals(n).name}")))
     lifeline = None if settings.lifeline_fd is None else Lifeline(settings.lifeline_fd)
-    log = FactLog("coordinator")
-    life = _Life(settings, mailbox, lifeline, log)
-    while True:
-        try:
-            return life.live()
-        except StoreFailed as e:
-            log([fact("store_failed", reason=str(e))])
-            time.sleep(REBIRTH_S)
+    life = _Life(settings, mailbox, lifeline)
+    # While the loop turns, the store is open and the directory's lock is held: it is ready then.
+    server = serve(settings.metrics, Health(life.turned_at, lambda: True, life.meter.text))
+    if server is not None:
+        life.said["metrics"] = server.address
+    try:
+        while True:
+            try:
+                return life.live()
+            except StoreFailed as e:
+                life.tell([fact("store_failed", reason=str(e))])
+                time.sleep(REBIRTH_S)
+    finally:
+        if server is not None:
+            server.close()
 
 
 class _Life:
     """From one opening of the directory to its closing."""
 
-    def __init__(self, settings: Settings, mailbox: Mailbox, lifeline: Lifeline | None, log: FactLog) -> None:
+    def __init__(self, settings: Settings, mailbox: Mailbox, lifeline: Lifeline | None) -> None:
         self._settings = settings
-        self._mailbox, self._lifeline, self._log = mailbox, lifeline, log
+        self._mailbox, self._lifeline = mailbox, lifeline
+        self._log = FactLog("coordinator")
+        self.meter = Meter(COORDINATOR, own_version(), functions=settings.metrics_functions)
+        self._measured = settings.metrics.port is not None
+        self._host: Host | None = None
+        self.said: dict[str, Any] = {}
+        """More for whoever waits for us to be ready."""
         self._port = settings.port
         self._ready_fd = settings.ready_fd
+
+    def tell(self, facts: list[Fact]) -> None:
+        self._log(facts)
+        if self._measured:
+            self.meter(facts)
+
+    def turned_at(self) -> float | None:
+        host = self._host
+        return None if host is None else host.turned_at
 
     def live(self) -> Stop:
         settings = self._settings
@@ -186,15 +213,20 @@ class _Life:
                 recovered._replace(blobs=here),
                 _pages(store, settings.limits.payload_memory_bytes),
             )
-            sources: list[Source] = [doors, _Refusals(doors, self._log), blobs, self._mailbox, _Space(home.directory)]
+            sources: list[Source] = [doors, _Refusals(doors, self.tell), blobs, self._mailbox, _Space(home.directory)]
             if self._lifeline is not None:
                 sources.append(self._lifeline)
-            tell_ready(self._ready_fd, {"pid": os.getpid(), "host": host, "port": self._port, "ipc": str(ipc)})
+            said = {"pid": os.getpid(), "host": host, "port": self._port, "ipc": str(ipc), **self.said}
+            tell_ready(self._ready_fd, said)
             self._ready_fd = None
+            self.meter.look("transport", partial(transport, doors))
+            self.meter.look("store", partial(files, store.path))
             performers: dict[type, Any] = dict.fromkeys((KeepBlob, WriteChunk, ReadChunk, DropBlob), blobs.perform)
             performers[Send] = doors.send
             performers |= {kind: partial(read, store) for kind, read in READERS.items()}
-            return Host(actor, sources, performers, self._log, store=store, own_gc=True).run()
+            meter = self.meter if self._measured else None
+            self._host = Host(actor, sources, performers, self.tell, store=store, own_gc=True, meter=meter)
+            return self._host.run()
 
     def _remove_if_orphaned(self, directory: Path) -> None:
         if self._lifeline is not None and self._lifeline.broken:

@@ -111,7 +111,7 @@ class _Tenant:
 class _Shelf:
     """The waiting jobs of one queue."""
 
-    __slots__ = ("floor", "passed", "queue", "tenants")
+    __slots__ = ("floor", "passed", "queue", "ready", "tenants")
 
     def __init__(self, queue: Queue, passed: float) -> None:
         self.queue = queue
@@ -119,6 +119,8 @@ class _Shelf:
         self.tenants: dict[str, _Tenant] = {}
         self.floor = 0.0
         """Where a tenant begins who comes after a pause."""
+        self.ready = 0
+        """Jobs."""
 
 
 class Turn:
@@ -149,24 +151,32 @@ class ReadyQueue:
     def push(self, jobs: list[Job]) -> None:
         """New jobs, which are the youngest, in their order."""
         record: Any = None
-        for job in jobs:
+        shelf: _Shelf | None = None
+        counted = 0
+        for n, job in enumerate(jobs):
             if job.record is not record:
                 record = job.record
-                push = self._line(job).push
+                if shelf is not None:
+                    shelf.ready += n - counted
+                shelf, line = self._line(job)
+                counted, push = n, line.push
             push(job)
+        if shelf is not None:
+            shelf.ready += len(jobs) - counted
         self._count += len(jobs)
 
     def push_back(self, jobs: Iterable[Job]) -> None:
         """Jobs queued again: each at the place its rank gives it."""
         lines: dict[int, tuple[Waiters, list[Job]]] = {}
         for job in jobs:
-            line = self._line(job)
+            shelf, line = self._line(job)
+            shelf.ready += 1
             lines.setdefault(id(line), (line, []))[1].append(job)
             self._count += 1
         for line, some in lines.values():
             line.push_back(some)
 
-    def _line(self, job: Job) -> Waiters:
+    def _line(self, job: Job) -> tuple[_Shelf, Waiters]:
         record = job.record
         shelf = self._shelves.get(record.queue.name)
         if shelf is None:
@@ -179,11 +189,12 @@ class ReadyQueue:
         line = tenant.lines.get(record.line)
         if line is None:
             line = tenant.lines[record.line] = Waiters()
-        return line
+        return shelf, line
 
     def dropped(self, job: Job) -> None:
         """A ready job has ended; its entry is skipped when its turn comes."""
         self._count -= 1
+        self._shelves[job.record.queue.name].ready -= 1
         self._dropped += 1
         if self._dropped > SWEEP + self._count:
             for _, _, _, line in self._lines():
@@ -213,6 +224,7 @@ class ReadyQueue:
     def pop(self, turn: Turn) -> None:
         """It goes, and those whose turn it was have had it."""
         self._count -= 1
+        turn.shelf.ready -= 1
         turn.line.pop()
         shelf, tenant = turn.shelf, turn.tenant
         if shelf.passed > self._floor:
@@ -258,9 +270,15 @@ class ReadyQueue:
             yield from (job for job in jobs if job.state is State.READY)
 
     def count(self, queue: str) -> int:
-        """Entries of one queue, of which some may be of jobs that have ended."""
+        """Waiting jobs of one queue."""
         shelf = self._shelves.get(queue)
-        return 0 if shelf is None else sum(len(line) for t in shelf.tenants.values() for line in t.lines.values())
+        return 0 if shelf is None else shelf.ready
+
+    def oldest(self, queue: str) -> float | None:
+        """Since when its oldest job waits, as far as the heads of its lines tell."""
+        shelf = self._shelves.get(queue)
+        lines = [] if shelf is None else [line for t in shelf.tenants.values() for line in t.lines.values()]
+        return min((job.since for line in lines if (job := line.head()) is not None), default=None)
 
     def demands(self) -> list[Demand]:
         """What waiting jobs demand of a node, that of the oldest job first."""

@@ -32,6 +32,8 @@ class Node(Peer):
     """Functions sent on this link."""
     vitals: dict[str, Any] = field(default_factory=dict)
     finished: int = 0
+    clock_offset_s: float | None = None
+    """Its wall clock less ours, by its last heartbeat, and the way of that."""
     claims: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     """Other sessions that say hello under its name: link and number of the message that shall show it alive."""
     claims_told_at: float = float("-inf")
@@ -47,6 +49,12 @@ class Node(Peer):
 
     def __post_init__(self) -> None:
         self.leases = Leases(self.name)
+
+    def take_vitals(self, vitals: dict[str, Any], wall: float) -> None:
+        """What it measured, as its heartbeat says; ``wall``: ours, when that came."""
+        self.vitals = vitals
+        theirs = vitals.get("wall_s")
+        self.clock_offset_s = None if not isinstance(theirs, (int, float)) else theirs - wall
 
     @property
     def outstanding(self) -> int:

@@ -367,7 +367,8 @@ class Store(Protocol):
 
     def prune(self, before: float, keep: int, most: int, now: float) -> Pruned:
         """Forget outcomes older than ``before``, and those above ``keep``, each with its arguments; then the results,
-        not the rows, of outcomes whose ``until`` has come ``now``; then aliases older than ``before``.
+        not the rows, of outcomes whose ``until`` has come ``now``; then aliases older than ``before`` of jobs that have
+        no outcome (any more), and hold no key as unfinished ones.
 
         The oldest of each come first, and ``most`` go in this slice, all together. Of outcomes it ends at the first one
         that is to be kept. The rows belong to the open transaction.

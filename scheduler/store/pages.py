@@ -17,6 +17,12 @@ from scheduler.store import JobRow, OutcomeRow
 LEAST, MOST = 8, 256
 """Rows of one page: fewer are not worth one, and one has to be read whole."""
 
+GAP = 64
+"""Ids of one group are no further apart than that: what ends about in its order makes one group, or a few."""
+
+SPAN = MOST * GAP
+"""No group reaches further."""
+
 PAYLOAD_BYTES = 2_048
 """A job with a larger payload has a row of its own: little is saved then."""
 
@@ -140,11 +146,11 @@ class Outcomes:
         )
 
 
-def runs_of_ids(ids: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """First and last of each stretch of ids without a gap: such are of one session."""
+def spans_of_ids(ids: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """First and last of each group of ids that lie near each other: such are of one session."""
     first = last = -1
     for number in sorted(int.from_bytes(id, "big") for id in ids):
-        if number != last + 1:
+        if number > last + GAP:
             if last >= 0:
                 yield first.to_bytes(16, "big"), last.to_bytes(16, "big")
             first = number

@@ -95,6 +95,7 @@ PATTERN_CHARACTERS = 5_000
 LAST = 2**63 - 1
 
 MIGRATIONS: tuple[str, ...] = (
+    # Counters (kind 0) and settings (1) share a table, since nearly every turn changes one of each.
     # Payloads stand last, so that what stands before them is read without them; what is searched for stands first.
     """
     CREATE TABLE sessions (
@@ -112,7 +113,7 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX jobs_with_blobs ON jobs (sha, size) WHERE sha IS NOT NULL;
     CREATE TABLE outcomes (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, outcome INTEGER NOT NULL, dead INTEGER NOT NULL,
+        seq INTEGER PRIMARY KEY, at REAL NOT NULL, outcome INTEGER NOT NULL, dead INTEGER NOT NULL,
         spec INTEGER NOT NULL, summary TEXT NOT NULL, node TEXT NOT NULL, error TEXT NOT NULL, id BLOB NOT NULL,
         rank INTEGER NOT NULL, sha BLOB, size INTEGER NOT NULL, attempt INTEGER NOT NULL, until REAL NOT NULL,
         accepted_at REAL NOT NULL, about BLOB NOT NULL, tries BLOB NOT NULL, payload BLOB NOT NULL
@@ -131,16 +132,12 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE TABLE aliases (id BLOB PRIMARY KEY, job BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
     CREATE INDEX aliases_by_age ON aliases (at);
-    CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE small (kind INTEGER NOT NULL, name TEXT, value NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+    INSERT INTO small VALUES (0, 'rank', 0), (0, 'spec', 0), (0, 'end', 0);
     CREATE TABLE nodes (
         name TEXT PRIMARY KEY, session BLOB NOT NULL, incarnation INTEGER NOT NULL, key TEXT NOT NULL,
         host TEXT NOT NULL, about BLOB NOT NULL
     ) WITHOUT ROWID;
-    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-    INSERT INTO counters VALUES ('rank', 0), ('spec', 0);
-    """,
-    TABLES,
-    """
     CREATE TABLE schedules (
         namespace TEXT NOT NULL, name TEXT NOT NULL, schedule BLOB NOT NULL, PRIMARY KEY (namespace, name)
     ) WITHOUT ROWID;
@@ -153,9 +150,10 @@ MIGRATIONS: tuple[str, ...] = (
         ended_us INTEGER NOT NULL, run_us INTEGER NOT NULL, outcome INTEGER NOT NULL, reason INTEGER NOT NULL,
         job BLOB NOT NULL, PRIMARY KEY (namespace, name, nominal_us, run)
     ) WITHOUT ROWID;
-    """,
+    """
+    + TABLES,
 )
-"""Step ``n`` takes a file of version ``n`` to ``n + 1``. Steps are never changed, only added."""
+"""Step ``n`` takes a file of version ``n`` to ``n + 1``. Once released, steps are never changed, only added."""
 
 _JOB = ", ".join(JobRow._fields)
 _OUTCOME = ", ".join(OutcomeRow._fields)
@@ -260,7 +258,7 @@ class SqliteStore:
 
     def recover(self) -> Recovered:
         with self._reading() as rows:
-            counters = dict(rows("SELECT name, value FROM counters"))
+            counters = dict(rows("SELECT name, value FROM small WHERE kind = 0"))
             return Recovered(
                 [SessionRow(*row) for row in rows("SELECT session, key, owner, namespace, accepted FROM sessions")],
                 [
@@ -280,7 +278,7 @@ class SqliteStore:
                 counters["rank"],
                 counters["spec"],
                 [KeyRow(*row) for row in rows("SELECT namespace, key, job, fingerprint, until FROM keys")],
-                dict(rows("SELECT name, value FROM settings")),
+                dict(rows("SELECT name, value FROM small WHERE kind = 1")),
                 list(map(ScheduleRow._make, rows("SELECT namespace, name, schedule FROM schedules"))),
                 list(map(StandingRow._make, rows("SELECT namespace, name, standing FROM schedule_standings"))),
                 list(map(FiringRow._make, rows(f"SELECT {', '.join(FiringRow._fields)} FROM firings"))),
@@ -372,10 +370,14 @@ class SqliteStore:
 
     def _numbers(self) -> tuple[int, int]:
         """Of the oldest outcome and the newest. There are no gaps, since outcomes only leave at the old end."""
-        (last,) = self._db.execute("SELECT value FROM counters WHERE name = 'end'").fetchone()
+        last = self._last()
         (alone,) = self._db.execute("SELECT min(seq) FROM outcomes").fetchone()
         oldest = [number for number in (alone, self._outcomes.oldest()) if number is not None]
         return min(oldest, default=last + 1), last
+
+    def _last(self) -> int:
+        (last,) = self._db.execute("SELECT value FROM small WHERE kind = 0 AND name = 'end'").fetchone()
+        return int(last)
 
     def _kept(self) -> int:
         low, high = self._numbers()
@@ -445,7 +447,7 @@ class SqliteStore:
         return len(over)
 
     def _prune_aliases(self, before: float, most: int) -> int:
-        old = self._db.execute("SELECT id FROM aliases WHERE at < ? ORDER BY at, id LIMIT ?", (before, most)).fetchall()
+        old = self._db.execute(_OLD_ALIASES, (before, most)).fetchall()
         if old:
             self._begin()
             self._db.executemany("DELETE FROM aliases WHERE id = ?", old)
@@ -519,9 +521,9 @@ class SqliteStore:
             many("INSERT INTO aliases VALUES (?, ?, ?)", change.aliases)
         for name, value in change.settings.items():
             if value is None:
-                self._db.execute("DELETE FROM settings WHERE name = ?", (name,))
+                self._db.execute("DELETE FROM small WHERE kind = 1 AND name = ?", (name,))
             else:
-                self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+                self._db.execute("INSERT OR REPLACE INTO small VALUES (1, ?, ?)", (name, value))
         if change.forgotten_schedules or change.schedules or change.schedule_standings or change.firings:
             self._write_schedules(change)
         if change.forgotten_sessions:
@@ -551,7 +553,7 @@ class SqliteStore:
         many(f"INSERT OR REPLACE INTO firings VALUES ({', '.join('?' * len(FiringRow._fields))})", firings)
 
     def _end(self, outcomes: list[OutcomeRow]) -> None:
-        last = self._numbers()[1]
+        last = self._last()
         number = last + 1
         for _, together in groupby(outcomes, _at):
             rows = list(together)
@@ -581,7 +583,7 @@ class SqliteStore:
         self._db.executemany(f"INSERT INTO {into} VALUES {one}", rows[whole:])
 
     def _raise(self, counter: str, value: int) -> None:
-        self._db.execute("UPDATE counters SET value = max(value, ?) WHERE name = ?", (value, counter))
+        self._db.execute("UPDATE small SET value = max(value, ?) WHERE kind = 0 AND name = ?", (value, counter))
 
     @staticmethod
     def _all_unfinished(found: int, rows: int, what: str) -> None:
@@ -606,6 +608,10 @@ _KEEP_ARGUMENTS = (
 _OVER = (
     "SELECT seq, sha FROM outcomes INDEXED BY outcomes_with_results_to_end"
     " WHERE until > 0 AND (sha IS NOT NULL OR payload <> x'') AND until <= ? ORDER BY until, seq LIMIT ?"
+)
+_OLD_ALIASES = (
+    "SELECT id FROM aliases WHERE at < ? AND job NOT IN (SELECT job FROM keys WHERE until = 0)"
+    " AND NOT EXISTS (SELECT 1 FROM outcomes WHERE outcomes.id = aliases.job) ORDER BY at, id LIMIT ?"
 )
 _END_RESULT = "UPDATE outcomes SET sha = NULL, size = 0, payload = x'' WHERE seq = ?"
 

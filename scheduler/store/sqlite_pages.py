@@ -3,8 +3,9 @@
 - A page goes by its last number, which finds the one that may have a given number. No two of a kind overlap, but rows
   of their own may lie between the numbers of a page.
 - A page of jobs is not written again when some of them end: which are left is a string of bits in a small table.
-- A page of outcomes is found by a job's id through the stretches of ids it has: one, or a few, if its jobs ended about
-  in their order; at worst one for each job, which is no more than an index has.
+- A page of outcomes is found by a job's id through the groups of ids it has: one, or a few, if its jobs ended about in
+  their order; at worst one for each job, which is no more than an index has. Groups of several pages may overlap, so
+  that a page is one which may have an id; and since none reaches far, they are few.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ from itertools import takewhile
 from typing import Any
 
 from scheduler.store import JobRow, OutcomeRow, Search, UnfinishedRow
-from scheduler.store.pages import Outcomes, pack_jobs, pack_outcomes, runs_of_ids, unpack_jobs
+from scheduler.store.pages import SPAN, Outcomes, pack_jobs, pack_outcomes, spans_of_ids, unpack_jobs
 
 TABLES = """
     CREATE TABLE job_pages (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, body BLOB NOT NULL);
     CREATE TABLE job_pages_left (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, bits BLOB NOT NULL);
     CREATE TABLE outcome_pages (last INTEGER PRIMARY KEY, first INTEGER NOT NULL, at REAL NOT NULL, body BLOB NOT NULL);
     CREATE TABLE outcome_page_ids (last BLOB PRIMARY KEY, first BLOB NOT NULL, page INTEGER NOT NULL) WITHOUT ROWID;
-    INSERT INTO counters SELECT 'end', coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outcomes';
 """
 
 FEW = 8
@@ -164,16 +164,18 @@ class OutcomePages:
             last = first + len(rows) - 1
             whole = (last, first, rows[0].at, pack_outcomes(rows))
             self._db.execute("INSERT INTO outcome_pages VALUES (?, ?, ?, ?)", whole)
-            for begins, ends in runs_of_ids([row.id for row in rows]):
-                alone = self._db.execute("SELECT 1 FROM outcomes WHERE id BETWEEN ? AND ? LIMIT 1", (begins, ends))
-                if alone.fetchone() or any(self._runs(begins, ends)):
+            ids = {row.id for row in rows}
+            for begins, ends in spans_of_ids([row.id for row in rows]):
+                alone = self._db.execute("SELECT id FROM outcomes WHERE id BETWEEN ? AND ?", (begins, ends))
+                if any(id in ids for (id,) in alone):
                     raise sqlite3.IntegrityError("a job has an outcome already")
                 self._db.execute("INSERT INTO outcome_page_ids VALUES (?, ?, ?)", (ends, begins, last))
 
     def outcome(self, id: bytes) -> OutcomeRow | None:
-        for _, _, page in self._runs(id, id):
+        for page in self._pages(id, id):
             opened = self._open(page)
-            return opened.row(opened.ids.index(id))
+            if id in opened.ids:
+                return opened.row(opened.ids.index(id))
         return None
 
     def oldest(self) -> int | None:
@@ -189,18 +191,19 @@ class OutcomePages:
         pages = self._db.execute("SELECT last, first FROM outcome_pages ORDER BY last")
         for last, first in list(takewhile(lambda page: page[1] <= through, pages)):
             opened = self._open(last)
-            runs = [(ends,) for _, ends in runs_of_ids(opened.ids)]
-            self._db.executemany("DELETE FROM outcome_page_ids WHERE last = ?", runs)
+            groups = [(ends,) for _, ends in spans_of_ids(opened.ids)]
+            self._db.executemany("DELETE FROM outcome_page_ids WHERE last = ?", groups)
             self._db.execute("DELETE FROM outcome_pages WHERE last = ?", (last,))
             if last > through:
                 self.insert([(through + 1, [opened.row(n) for n in range(through + 1 - first, len(opened))])])
 
     def begin_with(self, low: bytes, high: bytes, most: int) -> int:
-        """How many ids lie between these two; where they are more than ``most``, something above it."""
+        """In how many rows an id between these two is looked for; where they are more than ``most``, something above
+        it."""
         found = 0
-        for first, last, _ in self._runs(low, high):
-            begins, ends = max(first, low.ljust(16, b"\0")), min(last, high[:16])
-            found += int.from_bytes(ends, "big") - int.from_bytes(begins, "big") + 1
+        for last in self._pages(low, high):
+            (first,) = self._db.execute("SELECT first FROM outcome_pages WHERE last = ?", (last,)).fetchone()
+            found += last - first + 1
             if found > most:
                 break
         return found
@@ -214,7 +217,7 @@ class OutcomePages:
             select = "SELECT last, first, at, body FROM outcome_pages WHERE last >= ? ORDER BY last"
             pages = list(takewhile(lambda page: page[1] < before, self._db.execute(select, (low,))))
         else:
-            named = sorted({page for _, _, page in self._runs(*ids)})
+            named = sorted(self._pages(*ids))
             select = "SELECT last, first, at, body FROM outcome_pages WHERE last = ?"
             pages = [self._db.execute(select, (page,)).fetchone() for page in named]
         fits = _test(search)
@@ -230,14 +233,16 @@ class OutcomePages:
         (body,) = self._db.execute("SELECT body FROM outcome_pages WHERE last = ?", (last,)).fetchone()
         return Outcomes(body)
 
-    def _runs(self, low: bytes, high: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-        """Stretches of ids that have some between these two, and the page of each."""
-        for last, first, page in self._db.execute(
-            "SELECT last, first, page FROM outcome_page_ids WHERE last >= ? ORDER BY last", (low,)
+    def _pages(self, low: bytes, high: bytes) -> Iterator[int]:
+        """Those that may have ids between these two."""
+        known = set()
+        furthest = min(int.from_bytes(high[:16].ljust(16, b"\xff"), "big") + SPAN, (1 << 128) - 1).to_bytes(16, "big")
+        for first, page in self._db.execute(
+            "SELECT first, page FROM outcome_page_ids WHERE last BETWEEN ? AND ? ORDER BY last", (low, furthest)
         ):
-            if first > high:
-                return
-            yield first, last, page
+            if first <= high and page not in known:
+                known.add(page)
+                yield page
 
 
 def _test(search: Search) -> Callable[[Outcomes, int], bool]:

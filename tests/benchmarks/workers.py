@@ -17,12 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from cluster import LocalCluster, payload, trees
 from cluster.errors import WorkerCrashed
-from cluster.jobs import Spec
+from cluster.jobs import Rules, Spec
 from node.events import Give, KillWorker, Run, SpawnWorker, WorkerDone, WorkerGone, WorkerUp
+from node.isolation import usual_limits
 from node.pool import WorkerPool
 
 WITHIN_S = 30.0
@@ -50,30 +52,36 @@ def drain(pool: WorkerPool, ready: Callable[[Any], bool]) -> Any:
     raise TimeoutError("the pool says nothing")
 
 
-def is_a(kind: type) -> Callable[[Any], bool]:
+def is_a(kind: type | UnionType) -> Callable[[Any], bool]:
     return lambda event: isinstance(event, kind)
 
 
-def cold_workers(count: int, preload: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """From the request for a worker to the first instruction of its job; and a fresh interpreter that does nothing."""
+def cold_workers(count: int, preload: tuple[str, ...], limits: Rules | None = None) -> dict[str, dict[str, float]]:
+    """From the request for a worker to the first instruction of its job; and a fresh interpreter that does nothing.
+    ``limits``: of workers that are contained."""
     cold: list[float] = []
     fresh: list[float] = []
     # The clock is the same for all processes of a machine.
     run = Run(1, b"j" * 16, 1, Spec("monotonic", False, b"ctime\nmonotonic\n."), bytes(payload.pack_call((), {})), None)  # type: ignore[arg-type]
-    with tempfile.TemporaryDirectory() as blobs, contextlib.closing(WorkerPool(blobs, "n1", preload=preload)) as pool:
+    with tempfile.TemporaryDirectory() as blobs, contextlib.ExitStack() as stack:
+        pool = stack.enter_context(contextlib.closing(WorkerPool(blobs, "n1", preload=preload, contained=limits)))
         for n in range(count + 1):
             began = time.monotonic()
             pool.perform(SpawnWorker(0))
             pool.perform(Give(0, [run]))
-            done = drain(pool, is_a(WorkerDone))
+            done = drain(pool, is_a(WorkerDone | WorkerGone))
+            if isinstance(done, WorkerGone):
+                return {"cold_contained_ms": {}}  # jobs cannot be contained here
             if n:  # the first waits for the zygote
                 cold.append(payload.unpack_result(done.rows[0].payload) - began)
             pool.perform(KillWorker(0))
             drain(pool, is_a(WorkerGone))
-            if n % 4 == 1:
+            if n % 4 == 1 and limits is None:
                 began = time.monotonic()
                 subprocess.run([sys.executable, "-c", "pass"], check=True)
                 fresh.append(time.monotonic() - began)
+    if limits is not None:
+        return {"cold_contained_ms": percentiles(cold)}
     return {"cold_ms": percentiles(cold), "python_pass_ms": percentiles(fresh)}
 
 
@@ -82,6 +90,7 @@ def crashes(count: int) -> dict[str, dict[str, float]]:
     took = []
     with LocalCluster(slots=2) as cluster, cluster.client() as client:
         careless = client.options(crash_retries=0)
+        client.submit(os.getpid).result(WITHIN_S)  # the first waits for the zygote
         for _ in range(count):
             began = time.monotonic()
             error = careless.submit(os._exit, 3).exception(WITHIN_S)
@@ -124,7 +133,8 @@ def main() -> int:
     options.add_argument("--count", type=int, default=200)
     options.add_argument("--json", action="store_true")
     args = options.parse_args()
-    figures = cold_workers(args.count, ("numpy",)) | crashes(max(5, args.count // 4)) | idle_memory(8)
+    figures = cold_workers(args.count, ("numpy",)) | cold_workers(args.count, ("numpy",), usual_limits())
+    figures |= crashes(max(5, args.count // 4)) | idle_memory(8)
     wanted = [(f"{name} {part}", figures[name][part], most) for name, part, most in WANTED]
     if args.json:
         print(json.dumps({**figures, "wanted": wanted}, indent=2))

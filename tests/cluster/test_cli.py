@@ -28,7 +28,13 @@ STATUS: dict[str, Any] = {
     "version": "0.1.0",
     "uptime_s": 4000.2,
     "address": "tcp://127.0.0.1:7077",
-    "jobs": {"ready": 1200, "leased": 3, "running": 2, "finished": {"succeeded": 77, "lost": 0, "timed out": 4}},
+    "jobs": {
+        "scheduled": 31_415,
+        "ready": 1200,
+        "leased": 3,
+        "running": 2,
+        "finished": {"succeeded": 77, "lost": 0, "timed out": 4},
+    },
     "nodes": 2,
     "slots": 14,
     "busy": 2,
@@ -158,7 +164,7 @@ def test_a_command_unlike_any_is_answered_with_all() -> None:
     assert shown.exit_code == 2
     assert shown.stderr == (
         "cluster xyzzy: no such command; there are demo, up, status, nodes, jobs, job, explain, cancel, retry, drop,"
-        " queue, run, schedule, drain, undrain, coordinator, node, doctor and completion\n"
+        " queue, run, schedule, drain, undrain, coordinator, node, health, doctor and completion\n"
     )
 
 
@@ -365,7 +371,17 @@ def test_json_can_be_asked_for_by_variable() -> None:
 @pytest.mark.usefixtures("answering")
 def test_status_shows_jobs_and_nodes() -> None:
     shown = invoke("status").stdout
-    for wanted in ("tcp://127.0.0.1:7077", "1 h 6 min", "1,200", "77", "timed out", "2 of 14 slots", "quarry", "pit"):
+    for wanted in (
+        "tcp://127.0.0.1:7077",
+        "1 h 6 min",
+        "31,415",
+        "1,200",
+        "77",
+        "timed out",
+        "2 of 14 slots",
+        "quarry",
+        "pit",
+    ):
         assert wanted in shown
     assert "lost" not in shown, "an outcome nobody had is not worth a column"
     assert "\x1b" not in shown, "no colour into a pipe"

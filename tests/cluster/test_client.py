@@ -590,7 +590,7 @@ def test_an_unknown_option_names_the_nearest(connect: Connect) -> None:
     client = connect(Coordinator())
     with pytest.raises(errors.UnknownOption, match="no option is called 'label'; did you mean 'labels'"):
         client.options(label={})
-    with pytest.raises(errors.UnknownOption, match="there are labels, name, block"):
+    with pytest.raises(errors.UnknownOption, match="there are labels, isolation, name, block"):
         client.options(xyzzy=1)
 
 

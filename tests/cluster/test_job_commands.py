@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -116,9 +116,14 @@ class Coordinator:
         self._note("cancel", ids, *(["running"] if running else []))
         return len(ids)
 
+    refuses: ClassVar[dict[str, str]] = {}
+
     def retry(self, *ids: str) -> dict[str, str]:
         self._note("retry", ids)
-        return dict.fromkeys(ids, "0000000000000000-1")
+        made = {id: "0000000000000000-1" for id in ids if id not in self.refuses}
+        if self.refuses:
+            raise errors.NotRunAgain(made, self.refuses)
+        return made
 
     def drop(self, *ids: str) -> int:
         self._note("drop", ids)
@@ -325,6 +330,21 @@ def test_orders_as_documents() -> None:
 def test_what_runs_is_cancelled_when_that_is_said() -> None:
     assert json.loads(invoke("cancel", DEAD["id"], "--running", "--json").output) == {"found": 1, "cancelled": 1}
     assert orders() == [("cancel", (DEAD["id"],), "running")]
+
+
+def test_those_that_cannot_run_again_are_told_beside_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Coordinator, "refuses", {WAITS["id"]: "it has not ended"})
+    shown = invoke("retry", "--all", "--yes")
+    assert shown.exit_code == 1
+    for line in (
+        "2 found, 1 not run again",
+        f"{DEAD['id']} runs again as 0",
+        f"{WAITS['id']} cannot be run again: it has",
+    ):
+        assert line in shown.output
+    document = json.loads(invoke("retry", "--all", "--yes", "--json").stdout)
+    assert document["made"] == {DEAD["id"]: "0000000000000000-1"}
+    assert document["refused"] == {WAITS["id"]: "it has not ended"}
 
 
 def test_new_jobs_are_told_by_name() -> None:

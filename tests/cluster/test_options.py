@@ -47,6 +47,8 @@ class Slow(OSError):
         ({"durable": "yes"}, TypeError, "durable is True or False, not 'yes'"),
         ({"delivery": "once"}, ValueError, "delivery is 'at_least_once' or 'at_most_once', not 'once'"),
         ({"lifetime": "session"}, ValueError, "lifetime is 'durable' or 'client', not 'session'"),
+        ({"isolation": "jail"}, ValueError, "isolation is 'process' or 'contained', not 'jail'"),
+        ({"isolation": "contained", "labels": {"isolation": "x"}}, ValueError, "contradict each other"),
         ({"after_failure": "wait"}, ValueError, "after_failure is 'fail' or 'run', not 'wait'"),
         ({"retries": 101}, ValueError, "retries is 0 to 100, not 101"),
         ({"retries": -1}, ValueError, "retries is 0 to 100, not -1"),
@@ -121,7 +123,7 @@ def test_no_limit_is_none_and_no_time_at_all_is_a_mistake(name: str) -> None:
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(UnknownOption, match="no option is called 'retrys'; did you mean 'retries'"):
         Options().changed({"retrys": 3})
-    with pytest.raises(UnknownOption, match="there are labels, name, block"):
+    with pytest.raises(UnknownOption, match="there are labels, isolation, name, block"):
         Options().changed({"qqqqqqqq": 3})
 
 
@@ -195,3 +197,11 @@ def test_defaults_are_those_of_the_rules() -> None:
     for name in ("retries", "retry_delay_s", "backoff", "jitter", "crash_retries", "priority", "queue", "key_ttl_s"):
         assert getattr(Options(), name) == getattr(AS_USUAL, name)
     assert json.dumps(AS_USUAL.encode()) == "{}"
+
+
+def test_isolation_is_a_label_that_a_node_must_have() -> None:
+    assert made(labels={"gpu": "a100"}).demanded == (("gpu", "a100"),)
+    asked = made(labels={"gpu": "a100"}, isolation="contained")
+    assert asked.demanded == (("gpu", "a100"), ("isolation", "contained"))
+    assert asked.labels == {"gpu": "a100"} and asked.changed({"isolation": "process"}).demanded == (("gpu", "a100"),)
+    assert made(labels={"isolation": "contained"}).demanded == made(isolation="contained").demanded

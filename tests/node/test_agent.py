@@ -145,7 +145,10 @@ def test_a_rejected_key_stops_it() -> None:
 def test_it_beats_with_its_vitals(play: AgentPlay) -> None:
     play.turn(VitalsTaken({"load": 0.25}))
     play.wait(1.0)
-    play.coordinator.gets(Heartbeat, vitals={"load": 0.25})
+    beat = play.coordinator.gets(Heartbeat)
+    assert beat.vitals == {"load": 0.25, "wall_s": play.now.wall}
+    (fact,) = play.told("node_measured")
+    assert fact.about["vitals"] == {"load": 0.25} and fact.about["figures"]["slots_busy"] == 0
     play.coordinator.live(5)
     assert len(play.coordinator.inbox) == 5 and set(map(type, play.coordinator.inbox)) == {Heartbeat}
 
@@ -1130,6 +1133,20 @@ def test_what_a_job_saves_is_told_before_its_end_and_on_each_link(play: AgentPla
     assert play.coordinator.gets(Saved, tokens=[1]).states == [b"two"]
     play.turn(StateSaved(0, 1, b"three"), WorkerDone(0, 1000, [Done(1, SUCCEEDED, b"", None, 50)]))
     assert play.coordinator.gets(Saved).states == [b"three"]
+    gets_results(play, 1)
+    quiet(play)
+    play.nothing_else()
+
+
+def test_what_was_saved_is_said_again_before_a_failure_that_nobody_has_acknowledged(play: AgentPlay) -> None:
+    play.assign()
+    play.gives(1)
+    failed = Done(1, int(End.RAISED), Failure("ValueError", "no").encode(), None, 50)
+    play.turn(StateSaved(0, 1, b"far"), WorkerDone(0, 1000, [failed]))
+    play.coordinator.gets(Saved)
+    gets_results(play, 1)
+    rejoins(play)
+    assert play.coordinator.gets(Saved, tokens=[1]).states == [b"far"]
     gets_results(play, 1)
     quiet(play)
     play.nothing_else()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -775,6 +776,12 @@ def test_workers_find_what_was_loaded_before(tmp_path: Path, fork: bool) -> None
         assert all(a != b for a, b in zip(chance, host.results(4)[3], strict=True))
 
 
+def test_a_core_is_not_left_by_what_crashes(host: Host) -> None:
+    host.spawn()
+    host.give(host.run("resource:getrlimit", resource.RLIMIT_CORE))
+    assert host.results(1)[0][0] == 0
+
+
 def test_of_the_environment_goes_on_what_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_HOST", "here")
     monkeypatch.setenv("SECRET", "word")
@@ -793,6 +800,14 @@ def test_a_worker_leaves_after_so_many_jobs(tmp_path: Path) -> None:
         gone = host.gone()
         assert host.results(3) == [0, 2, 4]
         assert gone == WorkerGone(0, gone.pid, "it has run 3 jobs", None, False, tokens[3:], replaced=True)
+
+
+def test_a_worker_leaves_at_its_age(tmp_path: Path) -> None:
+    host = Host(tmp_path, max_age_s=0.001)
+    with contextlib.closing(host.pool):
+        host.spawn()
+        host.give(host.run("nap", 0.001))
+        assert host.gone().cause == "it is older than 0.001 s" and host.of(WorkerGone)[0].replaced
 
 
 def test_a_worker_leaves_when_memory_stays_with_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.jobs import End, Outcome, Rules, Spec
+from cluster.jobs import About, End, Outcome, Rules, Spec
 from cluster.messages import Assign, Finished
 from tests.playbook import CoordinatorPlay, FakeClient
 
@@ -90,7 +90,8 @@ def test_attempts_are_a_fact_with_all_that_was_said_of_them(play: CoordinatorPla
     client.gets_results(1, 2)
     [fact] = play.told("attempts_ended")
     assert (fact.n, fact.text) == (2, "2 attempts ended on node n1")
-    assert fact.about == {"node": "n1", "ends": [0, 1], "run_us": [5, 6], "records": [[1, 9, 8, 7, 0]]}
+    told = {"node": "n1", "ends": [0, 1], "run_us": [5, 6], "records": [[1, 9, 8, 7, 0]], "ran": [("app:task", [5, 6])]}
+    assert fact.about == told
 
 
 # ------------------------------------------------------------------------------------ running too long
@@ -197,3 +198,24 @@ def test_one_without_retries_is_just_failed(play: CoordinatorPlay) -> None:
     client.gets_failure(1)
     assert not is_dead(play, client)
     play.nothing_else()
+
+
+# ------------------------------------------------------------------------------------ counts
+
+
+def test_the_status_counts_each_unfinished_job_once(play: CoordinatorPlay) -> None:
+    node, client = play.node(slots=1), play.client()
+    client.submit(spec=spec(retries=1, retry_delay_s=60.0))
+    client.submit(about=About(delay_s=60.0))
+    client.submit(2)
+    client.gets_accepted(4)
+    [token, *_] = node.gets(Assign).tokens
+    node.raises(token)
+    counts = play.asks(client, "status")["jobs"]
+    unfinished = {name: counts[name] for name in ("scheduled", "ready", "leased", "running", "adrift")}
+    assert sum(unfinished.values()) == 4 and unfinished["scheduled"] == 2
+    node.gets(Assign)
+    play.restart()
+    client.joins(accepted=4)
+    counts = play.asks(client, "status")["jobs"]
+    assert (counts["scheduled"], counts["adrift"]) == (2, 2)

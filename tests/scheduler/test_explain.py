@@ -9,7 +9,7 @@ import pytest
 from cluster.config import CoordinatorLimits
 from cluster.ids import format_job
 from cluster.jobs import About, Rules, Spec
-from cluster.messages import Assign, Started
+from cluster.messages import Assign, Started, Waiting
 from tests.playbook import CoordinatorPlay
 
 
@@ -120,4 +120,18 @@ def test_what_runs_and_what_is_over_say_so(play: CoordinatorPlay) -> None:
     node.raises(token)
     client.gets_failure(1)
     assert play.why(client, 1) == ["it is over: failed"]
+    play.nothing_else()
+
+
+def test_where_no_node_is_contained_explain_and_the_client_s_log_say_so() -> None:
+    play = CoordinatorPlay()
+    node, client = play.node("n1"), play.client()
+    client.submit(spec=Spec("f", False, b"f", labels=(("isolation", "contained"),)))
+    client.gets_accepted(1)
+    wanted = "a node with label isolation=contained; of 1 node none has it (n1: no labels)"
+    assert play.why(client, 1) == [f"it waits for {wanted}"]
+    play.live(6, node, client)
+    assert client.gets(Waiting).reason == wanted
+    contained = play.node("n2", labels={"isolation": "contained"})
+    contained.gets(Assign)
     play.nothing_else()

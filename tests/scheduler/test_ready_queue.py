@@ -68,6 +68,12 @@ class ReadyQueueAgainstModel(RuleBasedStateMachine):
             self.ready.append(self.made.job(which=which))
             self.queue.push([self.ready[-1]])
 
+    @rule(which=st.lists(st.integers(0, 2), max_size=8))
+    def push_some(self, which: list[int]) -> None:
+        some = [self.made.job(which=one) for one in which]
+        self.ready += some
+        self.queue.push(some)
+
     @precondition(lambda self: self.ready)
     @rule(data=st.data())
     def pop(self, data: st.DataObject) -> None:
@@ -105,6 +111,10 @@ class ReadyQueueAgainstModel(RuleBasedStateMachine):
     @invariant()
     def it_counts_what_is_ready(self) -> None:
         assert len(self.queue) == len(self.ready)
+        for name in ("default", "other"):
+            mine = [j for j in self.ready if j.record.queue.name == name]
+            assert self.queue.count(name) == len(mine)
+            assert (self.queue.oldest(name) is None) == (not mine)
         assert sorted(j.rank for j in self.queue) == sorted(j.rank for j in self.ready)
 
     @invariant()
@@ -275,3 +285,21 @@ def test_idle_queues_are_forgotten_when_there_are_too_many(monkeypatch: pytest.M
     assert not queues.full
     queues.named("new").jobs = 1
     assert queues.get("idle") is None and len(queues) == 3 and queues.full
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(("", "t1", "t2")), st.floats(0, 100)), max_size=30))
+def test_each_queue_has_its_own_count_and_its_oldest(some: list[tuple[str, str, float]]) -> None:
+    made, queue = Made(), ReadyQueue()
+    some.sort(key=lambda one: one[2])
+    jobs = [made.job(queue=name, fair_key=tenant, since=since) for name, tenant, since in some]
+    queue.push(jobs)
+    ended = jobs[::3]
+    for job in ended:
+        queue.dropped(job)
+        job.state = State.FINISHED
+    for name in "abc":
+        mine = [job for job in jobs if job.record.queue.name == name and job not in ended]
+        assert queue.count(name) == len(mine)
+        assert queue.oldest(name) == min((job.since for job in mine), default=None)
+    served(queue)
+    assert [queue.count(name) for name in "abc"] == [0, 0, 0]

@@ -18,8 +18,14 @@ from tests.simulation.work import OLD, Work, outcome_of, sha, unsigned, wish_of
 if TYPE_CHECKING:
     from tests.scheduler.store.model import Rows
 
+ORDER = "schedules"
+"""Meant by an order about schedules, which may be of one there is none of."""
+
 HOUSE = bytes(8)
 """Session of the jobs that schedules make: see ``chronos``."""
+
+TIMER_S = 0.1
+"""By so much an attempt may have begun later than its agent counts."""
 
 LOST_NODES = 4
 """So many lost nodes spend a job's budget."""
@@ -41,6 +47,27 @@ class Score:
     """Of jobs that must not start twice."""
     stuck: int = 0
     """Jobs that wait for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An order to end this job, whether it runs or not."""
+
+    job: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """An order to give this node nothing new,"""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undraining:
+    """...and to give it work again."""
+
+    node: str
 
 
 @dataclass(slots=True)
@@ -74,8 +101,20 @@ class Story:
     """Tokens of runs that raised, or asked for a pause."""
     parents: tuple[bytes, ...] = ()
     """Jobs it runs after."""
+    timed_out: set[int] = field(default_factory=set)
+    """...and of those of them that ran too long."""
+    given: dict[int, bytes] = field(default_factory=dict)
+    """Tokens of runs, with the state each found,"""
+    saved: dict[int, bytes] = field(default_factory=dict)
+    """...and with what each saved."""
+    ordered: bool = False
+    """Somebody has ordered its end, be it running or not."""
+    ends_at: int | None = None
+    """It is to be ended, and nobody may be given it by a token from this one on."""
     crashed: dict[int, bool] = field(default_factory=dict)
     """Tokens of runs under which the worker died, and whether for want of memory."""
+    unclear: set[int] = field(default_factory=set)
+    """...of which nobody knows whether they were ended just before."""
     result: bytes = b""
     """What its client was told, if that is the job's own."""
     told: int = 0
@@ -117,8 +156,10 @@ class Ledger:
         """Lives of nodes that are over, and since when."""
         self._restarts: list[float] = []
         self._acknowledged: dict[str, int] = {}
-        self._asked: set[tuple[str, int]] = set()
-        self._may_fail: set[tuple[str, int]] = set()
+        self._asked: dict[tuple[str, int], Any] = {}
+        """Questions and orders without an answer, with what is to be known of them."""
+        self._drained: dict[str, int] = {}
+        """Nodes that are drained; no token from this one on may go there."""
         self.excess = 0
         """Runs of jobs that had run before."""
         self.excuses: Counter[str] = Counter()
@@ -154,11 +195,14 @@ class Ledger:
 
     def client_ended(self, client: str) -> None:
         self._open.pop(client, None)
-        self._asked = {a for a in self._asked if a[0] != client}
+        self._asked = {a: meant for a, meant in self._asked.items() if a[0] != client}
 
     # -- what workers do ----------------------------------------------------------------------------
 
-    def started(self, job: bytes, token: int, node: str, life: int, payload: bytes, code: bytes) -> None:
+    def started(
+        self, job: bytes, token: int, node: str, life: int, payload: bytes, code: bytes, state: bytes = b""
+    ) -> None:
+        """``state``: what it finds of an attempt before."""
         if job[:8] == HOUSE:
             self.ran(job)
             return
@@ -178,6 +222,8 @@ class Ledger:
         if story.rules.at_most_once and (before or story.outcome is not None):
             raise Broken(f"it must not start twice, nor after its end: {story}")
         self._check_rules(story, start)
+        self._check_orders(story, start)
+        self._check_state(story, start, before, state)
         if before:
             self.excess += 1
             last = max(before, key=lambda s: s.token)
@@ -198,6 +244,28 @@ class Ledger:
             free = self._clock_jumps or (not other.durable and self._restart_excuses(other, other.handed_in_at))
             if other is not story and other.starts and not free and story.durable:
                 raise Broken(f"two jobs under one key run: {story}; {other}")
+
+    def _check_orders(self, story: Story, start: Start) -> None:
+        """What is to be ended is given to nobody any more, and what is drained is given nothing."""
+        if story.ends_at is not None and start.token >= story.ends_at and not story.rules.at_most_once:
+            raise Broken(f"it was to be ended, and is begun anew: {story}")
+        if start.token >= self._drained.get(start.node, start.token + 1):
+            raise Broken(f"its node is drained, and is given work: {story}")
+
+    def _check_state(self, story: Story, start: Start, before: list[Start], state: bytes) -> None:
+        """What an attempt finds was saved by one before; by the last, where nobody has forgotten anything."""
+        story.given[start.token] = state
+        if state and not any(state == story.saved.get(s.token) for s in before):
+            raise Broken(f"it finds a state that no attempt before has saved: {story}")
+        if not before:
+            return
+        last = max(before, key=lambda s: s.token)
+        over = last.token in story.crashed or last.token in story.raised
+        known = not any(self._forgotten(story, s) or self._came_home(story, s) for s in before)
+        if last.token < start.token and over and known:
+            wanted = story.saved.get(last.token) or story.given[last.token]
+            if state != wanted:
+                raise Broken(f"it does not find the state that was saved last: {story}")
 
     def _same(self, story: Story) -> list[Story]:
         """Those that have one outcome with it, since they have one key."""
@@ -244,7 +312,7 @@ class Ledger:
         """So many deaths of which somebody who decides must know are the end of a job."""
         dead = [s for s in before if s.token in story.crashed and s.token < token and not self._forgotten(story, s)]
         dead = [s for s in dead if not self._came_home(story, s)]  # it is counted as a node that was lost
-        known = Counter(story.crashed[s.token] for s in dead)
+        known = Counter(story.crashed[s.token] for s in dead if s.token not in story.unclear)
         rules = story.rules
         if known[False] > rules.crash_retries or known[True] > rules.memory_retries:
             raise Broken(f"it runs on, though its budgets are spent ({rules}): {story}")
@@ -260,10 +328,38 @@ class Ledger:
         if job[:8] != HOUSE:
             self.jobs[job].raised.add(token)
 
-    def crashed(self, job: bytes, token: int, for_memory: bool) -> None:
-        self.note("{} crashes its worker: token {}", job, token)
+    def stopped(self, job: bytes, token: int, timeout_s: float) -> None:
+        """A run of it was ended, because it had run for that time or, without one, because it was to be ended."""
+        if job[:8] == HOUSE:
+            return
+        story = self.jobs[job]
+        start = next(s for s in story.starts if s.token == token)
+        self.raised(job, token)
+        if timeout_s:
+            story.timed_out.add(token)
+            if timeout_s != story.rules.timeout_s or self._now() < start.at + timeout_s - TIMER_S:
+                raise Broken(f"it is ended for its time, which is not over: {story}")
+        elif not story.wished:
+            raise Broken(f"it is ended, and nobody wished that: {story}")
+
+    def saved(self, job: bytes, token: int, state: bytes) -> None:
         if job[:8] != HOUSE:
-            self.jobs[job].crashed[token] = for_memory
+            self.jobs[job].saved[token] = state
+
+    def undrained(self, node: str) -> None:
+        self._drained.pop(node, None)
+
+    def crashed(self, job: bytes, token: int, for_memory: bool, unclear: bool = False) -> None:
+        """``unclear``: it was to be ended at that moment, and its agent may say so instead."""
+        self.note("{} crashes its worker: token {}", job, token)
+        story = self.jobs.get(job)
+        if story is None:
+            return
+        story.crashed[token] = for_memory
+        if unclear:
+            story.unclear.add(token)
+            story.raised.add(token)
+            story.timed_out.add(token)
 
     # -- what clients are told ----------------------------------------------------------------------
 
@@ -293,17 +389,24 @@ class Ledger:
             raise Broken(f"{client}'s acceptance is at {through}, and only {offered} jobs were handed in")
         self._acknowledged[client] = through
 
-    def asked(self, client: str, ask: int, may_fail: bool = False) -> None:
-        self._asked.add((client, ask))
-        if may_fail:
-            self._may_fail.add((client, ask))
+    def asked(self, client: str, ask: int, meant: Any = None) -> None:
+        self._asked[client, ask] = meant
+        if isinstance(meant, Ending):
+            self.jobs[meant.job].ordered = True
 
-    def answer(self, client: str, ask: int, error: str) -> None:
+    def answer(self, client: str, ask: int, error: str, body: dict[str, Any], token: int) -> None:
+        """``token``: the next one that the coordinator gives away."""
         if (client, ask) not in self._asked:
             raise Broken(f"{client} got an answer to a question it did not ask, or once more")
-        self._asked.discard((client, ask))
-        if error and (client, ask) not in self._may_fail:
+        meant = self._asked.pop((client, ask))
+        if error and meant != ORDER and not (isinstance(meant, Draining | Undraining) and "no node is called" in error):
             raise Broken(f"{client} got no answer: {error}")
+        match meant:
+            case Ending(job) if body["ending"]:
+                self.note("{} is being ended", job)
+                self.jobs[job].ends_at = token
+            case Draining(node) if not error and not any(meant == Undraining(node) for meant in self._asked.values()):
+                self._drained[node] = token
 
     def settled(self, client: str, job: bytes, outcome: int, data: bytes, large: bool) -> None:
         story = self.jobs.get(job)
@@ -355,6 +458,9 @@ class Ledger:
             case Outcome.FAILED, "ValueError":
                 moody = wish_of(work.payload, 1) is not None and len(story.raised) > story.rules.retries
                 return "" if moody else f"it raised {len(story.raised)} times, and has {story.rules.retries} retries"
+            case Outcome.TIMED_OUT, "JobTimeout":
+                spent = len(story.raised) > story.rules.retries
+                return "" if story.timed_out and spent else "it did not run too long, or had retries left"
             case Outcome.FAILED, "Snooze":
                 return "" if story.raised and story.rules.at_most_once else "it may be run again, and was not"
             case Outcome.EXPIRED, "JobExpired":
@@ -387,7 +493,7 @@ class Ledger:
             case Outcome.CANCELLED, "Cancelled":
                 if not story.wished:
                     return "nobody wished it cancelled"
-                if story.denied:
+                if story.denied and not story.ordered:
                     return "its cancelling was denied"
                 over = story.crashed.keys() | story.raised
                 known = [s for s in story.starts if s.token not in over and not self._forgotten(story, s)]

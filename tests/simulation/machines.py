@@ -29,11 +29,11 @@ from cluster.client_session import (
 )
 from cluster.commits import HELD_MAX, QUICK_S
 from cluster.config import AgentLimits, CoordinatorLimits, Times
-from cluster.ids import job_id
+from cluster.ids import format_job, job_id
 from cluster.jobs import About, Rules, Spec
 from node import agent as agents
 from node.agent import Agent, Self
-from node.events import Give, InterruptWorker, KillWorker, Recall, SpawnWorker
+from node.events import Give, InterruptWorker, KillWorker, Look, Recall, SpawnWorker
 from scheduler.coordinator import Coordinator
 from scheduler.journal import READERS, SpaceMeasured
 from scheduler.store import Recovered, UnfinishedRow
@@ -41,7 +41,7 @@ from tests.scheduler.store.model import Disk as RowsOnDisk
 from tests.scheduler.store.model import ModelStore
 from tests.simulation.disks import Disk, Memory
 from tests.simulation.leaks import excess
-from tests.simulation.ledger import Broken
+from tests.simulation.ledger import ORDER, Broken, Draining, Ending, Undraining
 from tests.simulation.network import Wire
 from tests.simulation.pool import Pool
 from tests.simulation.work import LARGE_BYTES, OLD, Work, sha
@@ -414,6 +414,8 @@ class CoordinatorMachine(Machine):
             self.world.recovered += n
         elif kind == "jobs_requeued" and "since the coordinator was restarted" in about["cause"]:
             self.world.left_over += n
+        elif kind == "jobs_requeued" and "is drained, and its time is over" in about["cause"]:
+            self.world.ledger.node_lost(about["cause"].split()[1])
 
 
 class OldAgent(Agent):
@@ -483,14 +485,14 @@ class NodeMachine(Machine):
     def _drain(self) -> list[Any]:
         return [*self.pool.drain(), *super()._drain()]
 
-    def leave(self) -> None:
-        self.post(agents.LeaveWished("told to stop"))
+    def leave(self, within_s: float = 0.0) -> None:
+        self.post(agents.LeaveWished("told to stop", within_s))
 
     def _perform(self, effect: Any) -> None:
         match effect:
             case Send():
                 self.world.network.send_up(self.wire, effect)
-            case SpawnWorker() | Give() | Recall() | KillWorker() | InterruptWorker():
+            case SpawnWorker() | Give() | Recall() | KillWorker() | InterruptWorker() | Look():
                 self.pool.perform(effect)
             case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
                 self.disk.perform(effect)
@@ -567,6 +569,25 @@ class ClientMachine(Machine):
             self.world.ledger.asked(self.name, self._asks)
             self.post(Asked(self._asks, "queue", {"name": name, "set": settings}))
 
+    def _order(self, topic: str, about: dict[str, Any], meant: Any) -> None:
+        if self.alive:
+            self._asks += 1
+            self.world.ledger.asked(self.name, self._asks, meant)
+            self.post(Asked(self._asks, topic, about))
+
+    def end_job(self, counter: int) -> None:
+        """Order it to be ended, whether it runs or not."""
+        job = self._job(counter)
+        self.world.ledger.cancel_wished(job)
+        self._order("cancel", {"jobs": [format_job(job)], "running": True}, Ending(job))
+
+    def drain(self, node: str, timeout_s: float | None) -> None:
+        self._order("drain", {"node": node, "timeout_s": timeout_s}, Draining(node))
+
+    def undrain(self, node: str) -> None:
+        self.world.ledger.undrained(node)
+        self._order("undrain", {"node": node}, Undraining(node))
+
     def cancel(self, counters: list[int]) -> None:
         if self.alive:
             for counter in counters:
@@ -583,8 +604,8 @@ class ClientMachine(Machine):
         """Something of schedules."""
         if self.alive:
             self._asks += 1
-            self.world.ledger.asked(self.name, self._asks, may_fail=True)
-            self.post(Asked(self._asks, "schedules", about))
+            self.world.ledger.asked(self.name, self._asks, ORDER)
+            self.post(Asked(self._asks, ORDER, about))
 
     def leave(self) -> None:
         self.post(LeaveWished("done"))
@@ -612,8 +633,8 @@ class ClientMachine(Machine):
             case CancelDenied(counters):
                 for counter in counters:
                     ledger.cancel_denied(self._job(counter))
-            case Answered(ask, error, _):
-                ledger.answer(self.name, ask, error)
+            case Answered(ask, error, body):
+                ledger.answer(self.name, ask, error, body, self.world.coordinator.coordinator._token)
             case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
                 self.memory.perform(effect)
             case Held():

@@ -32,6 +32,14 @@ class Plan:
     """Share of jobs that raise at first, ask for a pause, or give up."""
     ruled: float = 0.0
     """Share of functions with retries, queues, tenants, priorities and times to begin."""
+    timeouts: float = 0.0
+    """Share of functions with a time limit, which some of their jobs exceed,"""
+    memory: float = 0.0
+    """...and with a limit of memory."""
+    saves: float = 0.0
+    """Share of jobs that save a state for their next attempt."""
+    ends: float = 0.0
+    """Share of jobs that somebody orders to be ended, whether they run or not."""
     after: float = 0.0
     """Share of jobs that run after others of their client,"""
     keys: float = 0.0
@@ -108,6 +116,12 @@ class Plan:
     client_pauses: float = 0.0
     agent_kills: float = 0.0
     agent_leaves: float = 0.0
+    leave_s: float = 0.0
+    """Longest time that an agent which leaves gives to what runs."""
+    drains: float = 0.0
+    """A node is drained by order, and undrained some seconds later;"""
+    hasty: float = 0.5
+    """...share of those drained with a time, after which what runs is taken back."""
     clones: float = 0.0
     """A node is copied with its directory, and the copy started; half of them while the original is cut off."""
     client_deaths: float = 0.0
@@ -197,6 +211,48 @@ STORIES: dict[str, Plan] = {
             clock_jumps=3,
             coordinator_restarts=2,
             coordinator_pauses=2,
+        ),
+        Plan(
+            "limits",
+            jobs=300,
+            timeouts=0.5,
+            memory=0.3,
+            saves=0.3,
+            moody=0.3,
+            ruled=0.5,
+            budgets=0.3,
+            worker_crash=0.02,
+            coordinator_restarts=2,
+            agent_kills=2,
+            cuts=4,
+        ),
+        Plan(
+            "endings",
+            jobs=300,
+            slots=2,
+            long=0.4,
+            ends=0.4,
+            cancels=0.1,
+            moody=0.2,
+            ruled=0.3,
+            coordinator_restarts=4,
+            commit_crashes=2,
+            agent_kills=3,
+            cuts=6,
+            black_holes=3,
+        ),
+        Plan(
+            "drains",
+            jobs=300,
+            long=0.1,
+            once=0.2,
+            saves=0.3,
+            drains=8,
+            agent_leaves=4,
+            leave_s=5.0,
+            agent_kills=2,
+            coordinator_restarts=3,
+            cuts=4,
         ),
         Plan("families", jobs=300, after=0.5, moody=0.1, raises=0.1, ruled=0.5, coordinator_restarts=4, cancels=0.1),
         Plan("keys", jobs=300, keys=0.6, coordinator_restarts=4, commit_crashes=2, cuts=6, loss=0.005, agent_kills=2),
@@ -298,6 +354,7 @@ def drawn(seed: int) -> Plan:
         delay_s=10 ** chance.uniform(-4, -1.3),
     )
     durable = chance.choice((0.0, 0.5, 1.0, 1.0, 1.0))
+    plan = _limited(plan, seed)
     late_homes = maybe(4)
     return replace(
         plan,
@@ -352,6 +409,20 @@ def drawn(seed: int) -> Plan:
         schedules=0.0 if durable < 1 else chance.choice((0.0, 0.0, 6.0)),
         schedule_orders=4.0,
         skews=maybe(4),
+    )
+
+
+def _limited(plan: Plan, seed: int) -> Plan:
+    """What came later than the rest has chance of its own, which changes nothing there."""
+    chance = random.Random(f"limits {seed}")
+    return replace(
+        plan,
+        timeouts=chance.choice((0.0, 0.0, 0.3)),
+        memory=chance.choice((0.0, 0.0, 0.3)),
+        saves=chance.choice((0.0, 0.3)),
+        ends=chance.choice((0.0, 0.0, 0.2)),
+        leave_s=chance.choice((0.0, 5.0)),
+        drains=chance.choice((0.0, 0.0, 4.0)),
     )
 
 

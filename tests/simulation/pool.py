@@ -1,7 +1,8 @@
 """An agent's workers. Rules of this file: the real pool's rules (``node/pool.py``), with virtual run times.
 
 A worker reads one packet, runs it, answers, reads the next. What it has not read can be taken back. It may die under
-an attempt, which is then its suspect, between two, or before it is up.
+an attempt, which is then its suspect, between two, or before it is up. One that was interrupted unwinds, unless its job
+is stubborn, and leaves.
 """
 
 from __future__ import annotations
@@ -12,25 +13,40 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import msgpack
+
 from cluster.jobs import End, Failure, Outcome
 from node.events import (
     Done,
     Give,
     InterruptWorker,
     KillWorker,
+    Look,
     Recall,
     Recalled,
     Run,
+    Seen,
     SpawnWorker,
+    StateSaved,
     WorkerDone,
     WorkerGone,
     WorkerUp,
 )
 from tests.simulation.clock import Clock
 from tests.simulation.disks import Disk
-from tests.simulation.ledger import Broken, Ledger
+from tests.simulation.ledger import TIMER_S, Broken, Ledger
 from tests.simulation.plans import Plan
-from tests.simulation.work import is_poison, outcome_of, seconds_of, sha, signed, wish_of
+from tests.simulation.work import (
+    is_poison,
+    is_stubborn,
+    memory_of,
+    outcome_of,
+    saves,
+    seconds_of,
+    sha,
+    signed,
+    wish_of,
+)
 
 NAMED_WHEN_READ = True
 """A large result gets its blob's name when the agent reads of it. Were it named when it is written, the agent could
@@ -46,6 +62,15 @@ class _Worker:
     killed: bool = False
     pipe: deque[Run] = field(default_factory=deque)
     running: Run | None = None
+    payload: bytes = b""
+    """Of what runs,"""
+    began: float = 0.0
+    """...and since when."""
+    pressed: InterruptWorker | None = None
+    """What runs was interrupted by the last of these,"""
+    hogs: bool = False
+    """...or was seen to take more memory than it may."""
+    leaving: str = ""
     out_of_memory: bool = False
     done: list[Done] = field(default_factory=list)
     """Answers the agent has not read yet,"""
@@ -102,20 +127,29 @@ class Pool:
             if worker.done:
                 self._disk.files.update(worker.results)
                 worker.results.clear()
-                events.append(WorkerDone(worker.slot, worker.pid, worker.done))
+                events.append(WorkerDone(worker.slot, worker.pid, worker.done, worker.leaving))
                 worker.done = []
         for worker, cause in self._buried:
             suspect = worker.running.token if worker.running else None
             unread = [run.token for run in worker.pipe]
             noted = suspect is not None
             events.append(
-                WorkerGone(worker.slot, worker.pid, cause, suspect, noted, unread, noted and worker.out_of_memory)
+                WorkerGone(
+                    worker.slot,
+                    worker.pid,
+                    cause,
+                    suspect,
+                    noted,
+                    unread,
+                    noted and worker.out_of_memory,
+                    bool(worker.leaving),
+                )
             )
             del self._workers[worker.slot]
         self._buried.clear()
         return events
 
-    def perform(self, effect: SpawnWorker | Give | Recall | KillWorker | InterruptWorker) -> None:
+    def perform(self, effect: SpawnWorker | Give | Recall | KillWorker | InterruptWorker | Look) -> None:
         match effect:
             case Give(slot, runs):
                 worker = self._workers.get(slot)
@@ -136,11 +170,19 @@ class Pool:
                 worker = self._workers.get(slot)
                 if worker is not None and not worker.dead:
                     worker.killed = True
+                    self._killed(worker)
                     self._die(worker, "killed by the agent")
             case InterruptWorker(slot, token):
                 worker = self._workers.get(slot)
                 if worker is not None and worker.running is not None and worker.running.token == token:
-                    self._clock.after(self._chance.uniform(0.0001, 0.5), self._unwind, worker, worker.running)
+                    self._interrupt(worker, worker.running, effect)
+            case Look(slot, token):
+                worker = self._workers.get(slot)
+                run = None if worker is None else worker.running
+                if worker is not None and run is not None and run.token == token and not worker.dead:
+                    used = memory_of(worker.payload)
+                    worker.hogs = 0 < run.spec.rules.memory_bytes < used
+                    self._tell(Seen(slot, token, used, 1))
 
     def close(self) -> None:
         """The agent is gone: the kernel ends its workers."""
@@ -183,7 +225,7 @@ class Pool:
 
     def _read(self, worker: _Worker) -> None:
         """Begin the next packet, if it waits for one."""
-        if worker.dead or not worker.up or worker.running is not None or not worker.pipe:
+        if worker.dead or not worker.up or worker.leaving or worker.running is not None or not worker.pipe:
             return
         if self._chance_of(self._plan.worker_crash / 2, "workers dead when idle"):
             self._die(worker, "signal 9 (SIGKILL)")
@@ -202,18 +244,16 @@ class Pool:
         if run.start_by and self._mono() > run.start_by:
             self._answer(worker, Done(run.token, End.UNSTARTED, b"", None, 1))
             return
-        self._ledger.started(run.job, run.token, self._node, self._life, payload, code)
+        worker.payload, worker.began, worker.pressed, worker.hogs = payload, self._clock.now, None, False
+        told: dict[str, Any] = msgpack.unpackb(run.about) if run.about else {}
+        self._ledger.started(run.job, run.token, self._node, self._life, payload, code, told.get("saved", b""))
         seconds = seconds_of(payload)
+        if saves(payload):
+            self._clock.after(seconds * self._chance.random(), self._save, worker, run)
         if is_poison(payload) or self._chance_of(self._plan.worker_crash, "workers dead in a job"):
             self._clock.after(seconds * self._chance.random(), self._crash, worker, run)
         else:
             self._clock.after(seconds, self._finish, worker, run, payload, code)
-
-    def _unwind(self, worker: _Worker, run: Run) -> None:
-        """It was interrupted."""
-        if not worker.dead and worker.running is run:
-            self.faults["attempts interrupted"] = self.faults.get("attempts interrupted", 0) + 1
-            self._answer(worker, Done(run.token, End.CANCELLED, Failure("JobCancelled", "cancelled").encode(), None, 1))
 
     def _inputs(self, run: Run) -> tuple[bytes, bytes]:
         spec, files = run.spec, self._disk.files
@@ -227,6 +267,48 @@ class Pool:
                 raise Broken(f"{self._node} gives a worker token {run.token}, and its function is not there")
             code = files[spec.code]
         return payload, code
+
+    def _save(self, worker: _Worker, run: Run) -> None:
+        """Its job saves a state that says which attempt it is of."""
+        if not worker.dead and worker.running is run:
+            state = run.token.to_bytes(8, "big")
+            self._count("states saved")
+            self._ledger.saved(run.job, run.token, state)
+            self._tell(StateSaved(worker.slot, run.token, state))
+
+    def _count(self, kind: str) -> None:
+        self.faults[kind] = self.faults.get(kind, 0) + 1
+
+    # -- interruptions ------------------------------------------------------------------------------
+
+    def _interrupt(self, worker: _Worker, run: Run, effect: InterruptWorker) -> None:
+        first, worker.pressed = worker.pressed is None, effect
+        if first and not worker.dead and not is_stubborn(worker.payload):
+            self._clock.after(self._chance.uniform(0.0001, 0.02), self._unwind, worker, run)
+
+    def _unwind(self, worker: _Worker, run: Run) -> None:
+        """What was interrupted ends of itself, and its worker with it."""
+        if worker.dead or worker.running is not run or worker.pressed is None:
+            return
+        self._count("jobs interrupted")
+        late = worker.pressed.timeout_s > 0
+        self._ledger.stopped(run.job, run.token, worker.pressed.timeout_s)
+        failure = Failure("JobTimeout" if late else "Cancelled", "while it ran")
+        worker.leaving = "its job was interrupted"
+        end = End.TIMED_OUT if late else End.CANCELLED
+        self._answer(
+            worker, Done(run.token, end, failure.encode(), None, max(1, int(seconds_of(worker.payload) * 1e6)))
+        )
+        self._die(worker, worker.leaving)
+
+    def _killed(self, worker: _Worker) -> None:
+        run = worker.running
+        if run is not None and worker.pressed is not None:
+            self._count("jobs killed that took no notice")
+            self._ledger.stopped(run.job, run.token, worker.pressed.timeout_s)
+        elif run is not None and worker.hogs:
+            self._count("jobs killed for their memory")
+            self._ledger.crashed(run.job, run.token, True)
 
     def _finish(self, worker: _Worker, run: Run, payload: bytes, code: bytes) -> None:
         if worker.dead or worker.running is not run:
@@ -260,10 +342,12 @@ class Pool:
 
     def _crash(self, worker: _Worker, run: Run) -> None:
         if not worker.dead and worker.running is run:
-            worker.out_of_memory = self._chance.random() < 0.3
+            worker.out_of_memory = self._chance.random() < 0.3 or worker.hogs
             kind = "workers killed for want of memory" if worker.out_of_memory else "workers that crashed"
             self.faults[kind] = self.faults.get(kind, 0) + 1
-            self._ledger.crashed(run.job, run.token, worker.out_of_memory)
+            timeout_s = run.spec.rules.timeout_s
+            late = timeout_s and self._clock.now >= worker.began + timeout_s - TIMER_S
+            self._ledger.crashed(run.job, run.token, worker.out_of_memory, bool(worker.pressed or late))
             self._die(worker, "signal 9 (SIGKILL)" if worker.out_of_memory else "signal 11 (SIGSEGV)")
 
     def _die(self, worker: _Worker, cause: str) -> None:

@@ -16,10 +16,12 @@ import pytest
 from cluster.actor import Header, Send, Turn
 from cluster.blobs import Outgoing
 from cluster.client_session import ClientSession
+from cluster.jobs import End
 from cluster.messages import Assign, Finished, Heartbeat, Message, NodeHello, Waiting, Welcome
 from cluster.session import Dialer, Link, Verdict
 from node.agent import Agent
-from node.attempts import Phase
+from node.attempts import Attempt, Phase
+from node.slots import Slot
 from scheduler import names, retries
 from scheduler.adrift import Adrift
 from scheduler.clients import Client
@@ -27,9 +29,9 @@ from scheduler.coordinator import Coordinator
 from scheduler.exchange import Exchange
 from scheduler.journal import Journal, ReadOutcomes
 from scheduler.leases import Leases
-from scheduler.lifecycle import Cause, Job, State, move
+from scheduler.lifecycle import Cause, Job, State, Wish, move
 from scheduler.payloads import Payloads
-from scheduler.roster import Node
+from scheduler.roster import Node, Roster
 from scheduler.schedules import Overlap, Schedules
 from scheduler.store import SessionRow
 from scheduler.waiting import WaitingJobs
@@ -106,6 +108,26 @@ def test_where_nothing_fails_nothing_happens_twice() -> None:
     assert report.excess == report.discarded == report.outcomes["lost"] == 0
     assert report.hellos == plan.nodes + plan.clients, "every session has one link, for ever"
     assert report.executions + report.outcomes["cancelled"] == report.commits == plan.jobs
+
+
+def test_nodes_that_are_drained_and_replaced_lose_nothing_and_repeat_nothing() -> None:
+    plan = replace(STORIES["quiet"], agent_leaves=8, leave_s=120.0, drains=8, hasty=0.0)
+    reports = [simulate(seed, plan) for seed in range(3)]
+    for report in reports:
+        keeps_its_promises(report)
+        assert report.excess == report.discarded == report.outcomes["lost"] == 0
+        assert report.executions + report.outcomes["cancelled"] == report.commits == plan.jobs
+    assert sum(r.faults["agents that leave"] for r in reports) > 9
+    assert sum(r.faults["nodes drained"] for r in reports) > 9
+
+
+def test_what_runs_too_long_or_is_to_be_ended_ends() -> None:
+    limits, endings = (simulate(1, STORIES[name]) for name in ("limits", "endings"))
+    for report in (limits, endings):
+        keeps_its_promises(report)
+    assert limits.outcomes["timed out"] > 3
+    assert min(limits.faults[f"jobs killed {why}"] for why in ("for their memory", "that took no notice")) > 3
+    assert endings.faults["jobs interrupted"] > 0
 
 
 def test_a_wall_clock_that_is_set_changes_nothing() -> None:
@@ -261,6 +283,20 @@ def full_queue(seed: int) -> Plan:
 
 def full_memory(seed: int) -> Plan:
     return STORIES["full memory"]
+
+
+def limits(seed: int) -> Plan:
+    return replace(STORIES["limits"], coordinator_restarts=8, commit_crashes=4, slow_commit=0.3)
+
+
+def endings(seed: int) -> Plan:
+    """What is to be ended runs long, and its node is gone before it has."""
+    story = replace(STORIES["endings"], coordinator_restarts=10, joint_crashes=6, long=0.9, cancels=0.0)
+    return replace(story, black_holes=8, span_s=30.0, jobs=120, ends=0.8, slots=4)
+
+
+def drains(seed: int) -> Plan:
+    return replace(STORIES["drains"], drains=16, coordinator_restarts=8)
 
 
 def deep_queue(seed: int) -> Plan:
@@ -776,6 +812,90 @@ def payloads_are_dropped_that_no_row_has(patch: pytest.MonkeyPatch) -> None:
 @sabotage(deep_queue)
 def payloads_stay_in_memory(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Payloads, "relieve", lambda self, job: None)
+
+
+@sabotage(limits)
+def what_a_job_saves_is_not_taken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Coordinator, "_saved", lambda self, node, message: None)
+
+
+@sabotage(limits)
+def what_a_job_has_saved_is_not_on_disk(patch: pytest.MonkeyPatch) -> None:
+    standing = Journal.standing
+
+    def stands(self: Journal, job: Job) -> None:
+        standing(self, job)
+        kept = self._changes.standings.get(job.rank)
+        if kept is not None:
+            self._changes.standings[job.rank] = kept._replace(saved=b"")
+
+    patch.setattr(Journal, "standing", stands)
+
+
+@sabotage(limits)
+def agent_does_not_say_again_what_an_attempt_had_saved_that_failed(patch: pytest.MonkeyPatch) -> None:
+    welcome = Agent._welcome
+
+    def welcomes(self: Agent, message: Welcome) -> None:
+        welcome(self, message)
+        self._states = [attempt for attempt in self._states if attempt.phase is not Phase.OWED]
+
+    patch.setattr(Agent, "_welcome", welcomes)
+
+
+@sabotage(limits)
+def a_timeout_costs_no_retry(patch: pytest.MonkeyPatch) -> None:
+    after_error = retries.after_error
+    late = int(End.TIMED_OUT)
+    patch.setattr(retries, "after_error", lambda job, failure, end: end == late or after_error(job, failure, end))
+
+
+@sabotage(limits)
+def agent_counts_the_time_of_an_attempt_from_its_arrival(patch: pytest.MonkeyPatch) -> None:
+    limit = Agent._limit
+
+    def limits(self: Agent, slot: Slot, attempt: Attempt) -> None:
+        moved_at, slot.moved_at = slot.moved_at, attempt.arrived
+        limit(self, slot, attempt)
+        slot.moved_at = moved_at
+
+    patch.setattr(Agent, "_limit", limits)
+
+
+@sabotage(endings)
+def a_restart_forgets_what_is_to_be_ended(patch: pytest.MonkeyPatch) -> None:
+    restore = retries.restore
+
+    def restores(job: Job, packed: bytes) -> None:
+        restore(job, packed)
+        job.cancel_wished = Wish.NONE
+
+    patch.setattr(retries, "restore", restores)
+
+
+@sabotage(endings)
+def what_is_to_be_ended_runs_again_where_its_node_is_lost(patch: pytest.MonkeyPatch) -> None:
+    push_back = Coordinator._push_back
+
+    def pushes_back(self: Coordinator, jobs: list[Job], cause: str) -> None:
+        for job in jobs:
+            job.cancel_wished = Wish.NONE
+        push_back(self, jobs, cause)
+
+    patch.setattr(Coordinator, "_push_back", pushes_back)
+
+
+@sabotage(drains)
+def drained_nodes_are_given_work(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Roster, "bar", lambda self, name, clear_at: self.barred.update({name: clear_at}))
+
+
+@sabotage(drains)
+def a_restart_forgets_which_nodes_are_drained(patch: pytest.MonkeyPatch) -> None:
+    setting = Journal.setting
+    patch.setattr(
+        Journal, "setting", lambda self, name, value: None if name[:7] == "drained" else setting(self, name, value)
+    )
 
 
 RULES = {

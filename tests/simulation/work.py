@@ -15,8 +15,12 @@ import msgpack
 from cluster.jobs import End, Failure, Outcome, Rules, Spec
 from tests.simulation.plans import Plan
 
-ECHO, LARGE, RAISE, POISON, FLAKY, SNOOZER, QUITTER = range(7)
-"""``POISON`` kills every worker that runs it."""
+ECHO, LARGE, RAISE, POISON, FLAKY, SNOOZER, QUITTER, HOG = range(8)
+"""``POISON`` kills every worker that runs it, and ``HOG`` takes more memory than it may."""
+
+GRACES_S = (0.1, 1.0)
+HOGGED = 1 << 30
+"""Bytes of a hog; others take a thousandth."""
 
 OLD = "it has rules unknown here"
 """What a node of an earlier release says of jobs with budgets."""
@@ -99,6 +103,13 @@ class Workload:
                 expires_s=chance.choice((0.0, 0.0, 0.3, 3.0)),
                 after_failure=chance.choice(("fail", "run")),
             )
+        plan = self._plan
+        if plan.timeouts and chance.random() < plan.timeouts:
+            rules = replace(rules, timeout_s=chance.choice((0.3, 1.0)), grace_s=chance.choice(GRACES_S))
+        if plan.memory and chance.random() < plan.memory:
+            rules = replace(rules, memory_bytes=HOGGED // 2)
+        if plan.ends:
+            rules = replace(rules, grace_s=chance.choice(GRACES_S))
         if chance.random() < self._plan.budgets:
             rules = replace(rules, crash_retries=chance.randint(0, 3), memory_retries=chance.choice((0, 2)))
         if chance.random() >= self._plan.by_value:
@@ -141,9 +152,15 @@ class Workload:
             place = chance.randint(1, 4)
             key = f"{Spec.decode(spec).name} {place}"
             number, seconds, what, result, large = -1000 - place, 0.05, ECHO, 1, False
+        rules = Spec.decode(spec).rules if plan.timeouts or plan.memory else Rules()
+        if rules.timeout_s and not key:
+            seconds = rules.timeout_s + chance.uniform(1, 3) if chance.random() < 0.3 else min(seconds, 0.1)
+        if rules.memory_bytes and not key and chance.random() < 0.3:
+            what, seconds = HOG, max(seconds, 1.0)
+        saves = int(bool(plan.saves) and chance.random() < plan.saves and not key)
         delay_s = chance.uniform(0.01, 2) if chance.random() < plan.delays else 0.0
         block = chance.random() >= plan.impatient
-        head: bytes = msgpack.packb([number, int(seconds * 1e6), what, result])
+        head: bytes = msgpack.packb([number, int(seconds * 1e6), what, result, *([saves] if saves else [])])
         size = len(head)
         if large:
             size = Random(f"size {number}").choice((300, 1024, 2048, 9_000, 40_000))
@@ -155,13 +172,27 @@ def seconds_of(payload: bytes) -> float:
     return float(_head(payload)[1]) / 1e6
 
 
+def saves(payload: bytes) -> bool:
+    """Whether it saves a state in each attempt."""
+    return len(_head(payload)) > 4
+
+
+def is_stubborn(payload: bytes) -> bool:
+    """Whether it takes no notice of an interruption."""
+    return bool(_head(payload)[0] % 3 == 0)
+
+
+def memory_of(payload: bytes) -> int:
+    return HOGGED if _head(payload)[2] == HOG else HOGGED // 1000
+
+
 def is_poison(payload: bytes) -> bool:
     return bool(_head(payload)[2] == POISON)
 
 
 def outcome_of(payload: bytes, code: bytes) -> tuple[Outcome, bytes, bool]:
     """How a job of this payload and function ends by itself: outcome, bytes, whether they are a blob."""
-    number, _, what, result = _head(payload)
+    number, _, what, result = _head(payload)[:4]
     if what == RAISE:
         return Outcome.FAILED, Failure("ValueError", f"no luck with {number}").encode(), False
     if what == QUITTER:
@@ -174,7 +205,7 @@ def outcome_of(payload: bytes, code: bytes) -> tuple[Outcome, bytes, bool]:
 
 def wish_of(payload: bytes, attempt: int) -> tuple[End, bytes] | None:
     """How this attempt ends if it is not the job's last one by itself."""
-    number, _, what, _ = _head(payload)
+    number, _, what = _head(payload)[:3]
     if what == QUITTER:
         return End.GIVE_UP, outcome_of(payload, b"")[1]
     if attempt > 1 + abs(number) % 3:

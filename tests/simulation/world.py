@@ -101,8 +101,10 @@ class World:
             self.kept.rows.rows.settings["queue capped"] = Settings(max_running=2).pack()
         self._lives = 0
         self._walls: dict[str, float] = {}
+        self._drained: set[str] = set()
+        """Nodes that are to be undrained,"""
         self._paused: set[str] = set()
-        """Queues that are to go on again."""
+        """...and queues that are to go on again."""
         """Where the wall clocks of machines stand, against the world's own."""
         self._weather = self.chance("weather")
         self._disks = self.chance("disks")
@@ -314,9 +316,20 @@ class World:
         client = chance.choice(self.clients)
         counters = client.submit(load.burst(count))
         wished = [c for c in counters if chance.random() < self.plan.cancels]
+        for counter in counters:
+            if self.plan.ends and chance.random() < self.plan.ends:
+                self._count_later(chance.choice((0.1, 1.0, 4.0, 15.0)) * chance.random(), client, counter)
         while wished:
             some = [wished.pop() for _ in range(min(len(wished), chance.randint(1, 5)))]
             self.clock.after(chance.choice((0.0, 0.005, 0.1, 2.0)) * chance.random(), client.cancel, some)
+
+    def _count_later(self, seconds: float, client: ClientMachine, counter: int) -> None:
+        def order() -> None:
+            if client.alive:
+                self.faults["jobs ordered to be ended"] += 1
+                client.end_job(counter)
+
+        self.clock.after(seconds, order)
 
     def _ask(self, chance: Random) -> None:
         chance.choice(self.clients).ask()
@@ -348,6 +361,7 @@ class World:
             (plan.full_disks if plan.store else 0.0, self._fill_disk),
             (plan.queue_pauses, self._pause_queue),
             (plan.skews, self._skew),
+            (plan.drains, self._drain_node),
         ]
         for mean, fault in kinds:
             moment = 0.0
@@ -456,7 +470,8 @@ class World:
     def _node_leaves(self) -> None:
         node = self._living_node()
         if node is not None:
-            self._count("agents that leave", node.leave)
+            within_s = self.plan.leave_s * self._weather.uniform(0.5, 1)
+            self._count("agents that leave", lambda: node.leave(within_s))
 
     def _kill_client(self) -> None:
         client = self._weather.choice(self.clients)
@@ -474,6 +489,8 @@ class World:
             node.pool.faulty = False
         for queue in sorted(self._paused):
             self._resume_queue(queue)
+        for name in sorted(self._drained):
+            self._undrain(name)
 
     def _pause_queue(self) -> None:
         queue = self._weather.choice(("default", "other", "capped"))
@@ -481,6 +498,26 @@ class World:
         self._paused.add(queue)
         self._count("queues paused", lambda: client.set_queue(queue, paused=True))
         self.clock.after(self._weather.uniform(0.5, 5), self._resume_queue, queue)
+
+    def _drain_node(self) -> None:
+        node = self._weather.choice(self.nodes).name
+        timeout_s = self._weather.uniform(0, 3) if self._weather.random() < self.plan.hasty else None
+        client = self._weather.choice(self.clients)
+        self._drained.add(node)
+        kind = "nodes drained" if timeout_s is None else "nodes drained with a time"
+        self._count(kind, lambda: client.drain(node, timeout_s))
+        self.clock.after(self._weather.uniform(0.5, 6), self._undrain, node)
+
+    def _undrain(self, node: str) -> None:
+        """As with queues: somebody sees to it that it is done."""
+        if node not in self._drained:
+            return
+        if not self.ledger.asking:
+            if self.coordinator.alive and node not in self.coordinator.coordinator._roster.barred:
+                self._drained.discard(node)
+                return
+            self._weather.choice(self.clients).undrain(node)
+        self.clock.after(1.0, self._undrain, node)
 
     def _resume_queue(self, queue: str) -> None:
         """Somebody does, who does not die before it is done: it is asked for until it is, and on disk."""

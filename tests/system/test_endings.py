@@ -31,8 +31,8 @@ def harm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def client(harm: ModuleType) -> Iterator[Client]:
-    with LocalCluster(slots=SLOTS) as cluster, cluster.client() as client:
-        yield client
+    with LocalCluster(slots=SLOTS) as cluster:
+        yield cluster.client()  # ends with the cluster, and waits for nothing
 
 
 def ends(client: Client, harm: ModuleType, started: Path, kind: str, way: str, moment_s: float) -> None:

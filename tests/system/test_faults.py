@@ -69,7 +69,8 @@ class Left:
 
 
 def matrix(harm: ModuleType, deeds: tuple[str, ...], rounds: int, innocents: int) -> None:
-    with LocalCluster(slots=2) as cluster, cluster.client() as client:
+    with LocalCluster(slots=2) as cluster:
+        client = cluster.client()  # ends with the cluster, and waits for nothing
         left = Left(cluster, client, harm)
         before = left.descriptors()
         order = [(deed, moment) for deed in deeds for moment in MOMENTS] * rounds + [("innocent", "")] * innocents

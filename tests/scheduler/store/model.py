@@ -235,7 +235,9 @@ class ModelStore:
         for row in over:
             rows.outcomes[row.id] = row._replace(payload=b"", sha=None, size=0)
         named += [row.sha for row in (*gone, *over)]
-        old = sorted((row for row in rows.aliases.values() if row.at < before), key=lambda row: (row.at, row.id))
+        needed = rows.outcomes.keys() | {key.job for key in rows.keys.values() if not key.until}
+        aged = (row for row in rows.aliases.values() if row.at < before and row.job not in needed)
+        old = sorted(aged, key=lambda row: (row.at, row.id))
         old = old[: most - len(gone) - len(over)]
         for alias in old:
             del rows.aliases[alias.id]

@@ -639,6 +639,19 @@ def test_old_aliases_go_in_slices_after_the_rows(store: Store, reopen: Reopen) -
     assert [n for n in range(1, 6) if store.alias(alias(n, job(3)).id)] == [4, 5], "as old as that stays"
 
 
+def test_an_alias_stays_as_long_as_its_job_is_unfinished_or_has_its_outcome(store: Store) -> None:
+    put(store, jobs(1), keys(key("k", job(1))), Changes(aliases=[alias(7, job(1), at=1.0)]))
+    assert store.prune(9.0, 9, 9, 0.0).outcomes == 0
+    store.commit()
+    put(store, ends(1), keys(key("k", job(1), until=20.0)))
+    assert store.prune(0.0, 9, 9, 0.0).outcomes == 0
+    store.commit()
+    assert store.alias(alias(7, job(1)).id) == job(1).id
+    assert store.prune(1e9, 0, 9, 0.0).outcomes == 2, "both go in one slice"
+    store.commit()
+    assert store.alias(alias(7, job(1)).id) is None
+
+
 # ------------------------------------------------------------------------------------ history
 
 

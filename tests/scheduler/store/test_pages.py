@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.store import Changes, JobRow, Search, sqlite
+from scheduler.store import Changes, JobRow, Search
 from scheduler.store.pages import (
+    GAP,
     PAYLOAD_BYTES,
     Outcomes,
     pack_jobs,
     pack_outcomes,
     plain_job,
     plain_outcome,
-    runs_of_ids,
+    spans_of_ids,
     split,
     unpack_jobs,
 )
@@ -78,14 +79,26 @@ def test_what_is_special_is_alone() -> None:
     assert not plain_outcome(well._replace(payload=bytes(PAYLOAD_BYTES + 1)))
 
 
-@given(st.sets(st.tuples(st.sampled_from([ANNE, BERT]), st.integers(1, 12))))
-def test_stretches_of_ids_have_all_ids_and_no_others(wanted: set[tuple[bytes, int]]) -> None:
+@given(st.sets(st.tuples(st.sampled_from([ANNE, BERT]), st.integers(1, 5_000)), max_size=300))
+def test_each_id_is_in_a_group_of_its_session_and_none_reaches_far(wanted: set[tuple[bytes, int]]) -> None:
     ids = {job(counter, name=name).id for name, counter in wanted}
-    found: list[bytes] = []
-    for first, last in runs_of_ids(list(ids)):
-        low, high = int.from_bytes(first, "big"), int.from_bytes(last, "big")
-        found += [n.to_bytes(16, "big") for n in range(low, high + 1)]
-    assert found == sorted(ids)
+    groups = list(spans_of_ids(list(ids)))
+    assert all(sum(first <= id <= last for first, last in groups) == 1 for id in ids)
+    for first, last in groups:
+        assert first[:8] == last[:8]
+        assert {first, last} <= ids
+        assert int.from_bytes(last, "big") - int.from_bytes(first, "big") <= GAP * len(ids)
+
+
+def test_outcomes_are_found_where_the_groups_of_pages_overlap(store: SqliteStore) -> None:
+    put(store, jobs(*range(1, 401)))
+    for step in range(4):
+        put(store, Changes(outcomes=[ended(job(n)) for n in range(400 - step, 0, -4)]))
+    assert count(store, "outcome_page_ids") == count(store, "outcome_pages") == 4
+    assert [row.rank for row in outcomes_of(store, ANNE)] == [*range(1, 401)]
+    assert [row.rank for row in history(store, Search(id=job(17).id))] == [17]
+    assert store.outcome(job(401).id) is None
+    assert store.outcome(job(17, name=BERT).id) is None
 
 
 @pytest.fixture
@@ -126,23 +139,18 @@ def test_few_that_are_left_of_an_old_page_do_not_keep_it(store: SqliteStore) -> 
     assert ranks(store) == []
 
 
-def test_a_file_of_rows_goes_on_with_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_rows_goes_on_with_pages(tmp_path: Path) -> None:
     rows: list[JobRow] = [job(n) for n in range(1, 41)]
     old = SqliteStore(tmp_path, sizes=(1_000, 1_000))
     put(old, Changes(jobs=rows[:30]), Changes(outcomes=[ended(row, at=float(row.rank)) for row in rows[:10]]))
-    old._db.execute("DELETE FROM outcomes WHERE seq <= 3")
-    later = ("schedules", "schedule_standings", "firings")
-    for table in ("job_pages", "job_pages_left", "outcome_pages", "outcome_page_ids", *later):
-        old._db.execute(f"DROP TABLE {table}")
-    old._db.execute("DELETE FROM counters WHERE name = 'end'")
-    old._db.execute("PRAGMA user_version = 1")
+    assert old.prune(0.0, 7, 20, 0.0).outcomes == 3
+    old.commit()
     old.close()
     new = SqliteStore(tmp_path)
     assert new.recover().outcomes == 7
     put(new, Changes(jobs=rows[30:]), Changes(outcomes=[ended(row, at=99.0) for row in rows[10:]]))
     assert (count(new, "outcome_pages"), count(new, "jobs"), ranks(new)) == (1, 0, [])
     assert [row.rank for row in history(new)] == [*range(40, 3, -1)]
-    assert new._version() == len(sqlite.MIGRATIONS)
     assert new.prune(50.0, 0, 20, 0.0).outcomes == 20
     new.commit()
     assert [row.rank for row in history(new, Search(summary="X="))] == [*range(40, 23, -1)]
