@@ -1956,6 +1956,7 @@ class Coordinator:
             "sessions_held": len(self._admission.held),
             "results_owed_bytes": sum(client.owed_bytes for client in self._clients),
             "payloads_bytes": self._payloads.bytes,
+            **self._orders.figures,
         }
         self._fact(
             "measured",

@@ -465,6 +465,9 @@ def test_one_that_has_not_succeeded_for_too_long_is_overdue(play: CoordinatorPla
     [found] = orders.ask("list", overdue=True)["schedules"]
     assert (found["name"], found["overdue"]) == ("s", True)
     assert [fact.about["schedule"] for fact in play.told("schedule_overdue")] == ["s"]
+    figures = play.told("measured")[-1].about["figures"]
+    assert (figures["schedules"], figures["schedules_overdue"]) == (2, 1)
+    assert figures["schedule_next_fire_timestamp_seconds"] == START.wall + 100
     for _ in range(3):
         tokens = given(node)
         node.finishes(token, *tokens) if token else node.finishes(*tokens)

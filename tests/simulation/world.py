@@ -309,7 +309,7 @@ class World:
         """As nothing fails any more they go, so that there is an end."""
         for _, name in sorted(self.chronos.orders):
             self._weather.choice(self.clients).order({"do": "remove", "name": name})
-        if self.chronos.orders or self.clock.now < self.plan.span_s + 8:
+        if self.chronos.orders or self.ledger.asking or self.clock.now < self.plan.span_s + 8:
             self.clock.after(2.0, self._remove_schedules)
 
     def _submit(self, load: Workload, count: int, chance: Random) -> None:
