@@ -320,8 +320,8 @@ class StandingOrders:
         record = self._functions.intern(raw, owner)
         if spec.by_value:
             self._functions.learn(record, code)
-        if hook:
-            Hook.decode(hook)
+        if hook and Spec.decode(Hook.decode(hook).spec).namespace != namespace:
+            raise ValueError(f"on_missed is of another namespace than {namespace!r}")
         call: dict[str, Any] = {"function": spec.name, "arguments": payload}
         said = {"code": mark if spec.by_value else "", "python": spec.python, "source": _text(about, "source", 400)}
         call |= {what: value for what, value in said.items() if value}

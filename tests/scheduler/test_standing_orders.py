@@ -542,6 +542,7 @@ def test_many_are_listed_by_name_in_pages_and_found(play: CoordinatorPlay) -> No
         ({"catch_up_window_s": 1}, "catch_up_window_s"),
         ({"delay_s": -1}, "delay_s"),
         ({"on_missed": b"\xc1"}, "a hook is unreadable"),
+        ({"on_missed": Hook(Spec("a:b", False, b"x", namespace="other").encode()).encode()}, "another namespace"),
         ({"source": 5}, "source is a text"),
         ({"spec": replace(SPEC, rules=Rules(client_bound=True)).encode()}, "lifetime='client'"),
         ({"spec": replace(SPEC, durable=False, rules=Rules(at_most_once=True)).encode()}, "must be durable"),
