@@ -1521,6 +1521,8 @@ class Coordinator:
                 try:
                     hook = Hook.decode(raw)
                     record = self._functions.intern(hook.spec, job.record.spec.owner)
+                    if record.spec.namespace != job.record.spec.namespace:
+                        raise BadSpec(f"it is of namespace {record.spec.namespace!r}")
                     if record.spec.by_value:
                         self._functions.learn(record, hook.code)
                 except BadSpec as e:
@@ -1956,6 +1958,7 @@ class Coordinator:
             "sessions_held": len(self._admission.held),
             "results_owed_bytes": sum(client.owed_bytes for client in self._clients),
             "payloads_bytes": self._payloads.bytes,
+            **self._orders.figures,
         }
         self._fact(
             "measured",

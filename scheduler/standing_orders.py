@@ -109,6 +109,16 @@ class StandingOrders:
         # A microsecond later, since a moment as a float may be one too early.
         return min(self._watch_at, math.inf if due is None else (due + 1) / US)
 
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """How many there are, how many of them are overdue, and when one is due next."""
+        due = self._book.next_due()
+        return {
+            "schedules": len(self._book),
+            "schedules_overdue": len(self._watched),
+            "schedule_next_fire_timestamp_seconds": None if due is None else due / US,
+        }
+
     def turn(self, wall: float, full: str) -> list[Job]:
         """Fire what is due; the jobs made since the last turn, which are to be written with ``rows``."""
         self._shut = bool(full) and len(self._book) > 0
@@ -310,8 +320,8 @@ class StandingOrders:
         record = self._functions.intern(raw, owner)
         if spec.by_value:
             self._functions.learn(record, code)
-        if hook:
-            Hook.decode(hook)
+        if hook and Spec.decode(Hook.decode(hook).spec).namespace != namespace:
+            raise ValueError(f"on_missed is of another namespace than {namespace!r}")
         call: dict[str, Any] = {"function": spec.name, "arguments": payload}
         said = {"code": mark if spec.by_value else "", "python": spec.python, "source": _text(about, "source", 400)}
         call |= {what: value for what, value in said.items() if value}

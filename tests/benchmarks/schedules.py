@@ -10,9 +10,10 @@ full one. ``burst``: 10,000 that are due in one second: seconds until all are sa
 Then the coordinator itself, on its store and by the real clock, with a node that is played and has room for all:
 
 ``start``: seconds to open the store, take up 100,000 schedules with full histories and find each next time. ``idle``:
-share of a core while nothing but they are there. ``bytes``: resident memory of one. ``lateness``: seconds from the
-nominal time of schedules that are due at one moment to the message that assigns their jobs, which leaves when these are
-on the disk.
+share of a core while nothing but they are there. ``bytes_each``: memory of one, by what Python has allocated;
+``resident_bytes_each``: by what the process has got, in which the store's page cache is. ``ten_thousand``, ``hundred``:
+seconds from the nominal time of so many schedules that are due at one moment to the message that assigns their jobs,
+which leaves when these are on the disk.
 """
 
 from __future__ import annotations

@@ -18,11 +18,14 @@ from tests.simulation.work import OLD, Work, outcome_of, sha, unsigned, wish_of
 if TYPE_CHECKING:
     from tests.scheduler.store.model import Rows
 
-TIMER_S = 0.1
-"""By so much an attempt may have begun later than its agent counts."""
+ORDER = "schedules"
+"""Meant by an order about schedules, which may be of one there is none of."""
 
 HOUSE = bytes(8)
 """Session of the jobs that schedules make: see ``chronos``."""
+
+TIMER_S = 0.1
+"""By so much an attempt may have begun later than its agent counts."""
 
 LOST_NODES = 4
 """So many lost nodes spend a job's budget."""
@@ -157,7 +160,6 @@ class Ledger:
         """Questions and orders without an answer, with what is to be known of them."""
         self._drained: dict[str, int] = {}
         """Nodes that are drained; no token from this one on may go there."""
-        self._may_fail: set[tuple[str, int]] = set()
         self.excess = 0
         """Runs of jobs that had run before."""
         self.excuses: Counter[str] = Counter()
@@ -341,7 +343,8 @@ class Ledger:
             raise Broken(f"it is ended, and nobody wished that: {story}")
 
     def saved(self, job: bytes, token: int, state: bytes) -> None:
-        self.jobs[job].saved[token] = state
+        if job[:8] != HOUSE:
+            self.jobs[job].saved[token] = state
 
     def undrained(self, node: str) -> None:
         self._drained.pop(node, None)
@@ -349,9 +352,9 @@ class Ledger:
     def crashed(self, job: bytes, token: int, for_memory: bool, unclear: bool = False) -> None:
         """``unclear``: it was to be ended at that moment, and its agent may say so instead."""
         self.note("{} crashes its worker: token {}", job, token)
-        if job[:8] == HOUSE:
+        story = self.jobs.get(job)
+        if story is None:
             return
-        story = self.jobs[job]
         story.crashed[token] = for_memory
         if unclear:
             story.unclear.add(token)
@@ -386,20 +389,17 @@ class Ledger:
             raise Broken(f"{client}'s acceptance is at {through}, and only {offered} jobs were handed in")
         self._acknowledged[client] = through
 
-    def asked(self, client: str, ask: int, meant: Any = None, may_fail: bool = False) -> None:
+    def asked(self, client: str, ask: int, meant: Any = None) -> None:
         self._asked[client, ask] = meant
         if isinstance(meant, Ending):
             self.jobs[meant.job].ordered = True
-        if may_fail:
-            self._may_fail.add((client, ask))
 
     def answer(self, client: str, ask: int, error: str, body: dict[str, Any], token: int) -> None:
         """``token``: the next one that the coordinator gives away."""
         if (client, ask) not in self._asked:
             raise Broken(f"{client} got an answer to a question it did not ask, or once more")
         meant = self._asked.pop((client, ask))
-        unknown = isinstance(meant, Draining | Undraining) and "no node is called" in error
-        if error and not unknown and (client, ask) not in self._may_fail:
+        if error and meant != ORDER and not (isinstance(meant, Draining | Undraining) and "no node is called" in error):
             raise Broken(f"{client} got no answer: {error}")
         match meant:
             case Ending(job) if body["ending"]:

@@ -41,7 +41,7 @@ from tests.scheduler.store.model import Disk as RowsOnDisk
 from tests.scheduler.store.model import ModelStore
 from tests.simulation.disks import Disk, Memory
 from tests.simulation.leaks import excess
-from tests.simulation.ledger import Broken, Draining, Ending, Undraining
+from tests.simulation.ledger import ORDER, Broken, Draining, Ending, Undraining
 from tests.simulation.network import Wire
 from tests.simulation.pool import Pool
 from tests.simulation.work import LARGE_BYTES, OLD, Work, sha
@@ -604,8 +604,8 @@ class ClientMachine(Machine):
         """Something of schedules."""
         if self.alive:
             self._asks += 1
-            self.world.ledger.asked(self.name, self._asks, may_fail=True)
-            self.post(Asked(self._asks, "schedules", about))
+            self.world.ledger.asked(self.name, self._asks, ORDER)
+            self.post(Asked(self._asks, ORDER, about))
 
     def leave(self) -> None:
         self.post(LeaveWished("done"))

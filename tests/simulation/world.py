@@ -300,7 +300,7 @@ class World:
             for _ in range(int(self.plan.schedule_orders)):
                 moment = chance.uniform(0, self.plan.span_s)
                 self.clock.at(moment, lambda: chance.choice(self.clients).order(orders.other()))
-            self.clock.at(self.plan.span_s, self._remove_schedules)
+                self.clock.at(self.plan.span_s, self._remove_schedules)
 
     def _put(self, orders: Orders, chance: Random) -> None:
         chance.choice(self.clients).order(orders.put(self.wall_of("coordinator") + self.clock.now))
@@ -309,7 +309,7 @@ class World:
         """As nothing fails any more they go, so that there is an end."""
         for _, name in sorted(self.chronos.orders):
             self._weather.choice(self.clients).order({"do": "remove", "name": name})
-        if self.chronos.orders or self.clock.now < self.plan.span_s + 8:
+        if self.chronos.orders or self.ledger.asking or self.clock.now < self.plan.span_s + 8:
             self.clock.after(2.0, self._remove_schedules)
 
     def _submit(self, load: Workload, count: int, chance: Random) -> None:
@@ -360,8 +360,8 @@ class World:
             (plan.late_homes, self._come_home_late),
             (plan.full_disks if plan.store else 0.0, self._fill_disk),
             (plan.queue_pauses, self._pause_queue),
-            (plan.drains, self._drain_node),
             (plan.skews, self._skew),
+            (plan.drains, self._drain_node),
         ]
         for mean, fault in kinds:
             moment = 0.0
