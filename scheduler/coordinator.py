@@ -1232,11 +1232,8 @@ class Coordinator:
         """Its function raised, ran out of time or wishes a pause, or it came to another end that is no success: whether
         it shall run again. What travels as a blob is not opened here."""
         failure = Failure.decode(payload) if payload else _UNSEEN
-        again = end in _ERRORS and bool(payload)
-        if not retries.told(job):
-            retries.remember(job, node.name, f"{failure.kind}: {failure.text}", self._wall, took)
-            again = again and retries.after_error(job, failure, end)
-        if not again:
+        retries.remember(job, node.name, f"{failure.kind}: {failure.text}", self._wall, took)
+        if end not in _ERRORS or not payload or not retries.after_error(job, failure, end):
             return False
         move(job, Cause.RETRY)
         job.node, job.token, job.retracting = None, 0, False
@@ -1254,11 +1251,8 @@ class Coordinator:
         self, node: Node, job: Job, memory: bool, payload: bytes, back: list[Job], took: Sequence[int]
     ) -> None:
         failure = Failure.decode(payload)  # the agent's own words
-        again = True
-        if not retries.told(job):
-            retries.remember(job, node.name, failure.text, self._wall, took)
-            again = retries.after_crash(job, memory)
-        if again:
+        retries.remember(job, node.name, failure.text, self._wall, took)
+        if retries.after_crash(job, memory):
             move(job, Cause.CRASHED)
             job.node, job.token, job.retracting = None, 0, False
             back.append(job)

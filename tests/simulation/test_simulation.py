@@ -769,8 +769,8 @@ def link_takes_what_comes_late_or_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 @sabotage(poison)
-def a_crash_counts_again_after_a_restart(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(retries, "told", lambda job: False)
+def an_attempt_that_is_known_to_be_over_is_taken_up_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(retries, "is_over", lambda job, attempt: False)
 
 
 @sabotage(poison)
