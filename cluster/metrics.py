@@ -377,6 +377,7 @@ class Meter:
         self.show("ganger_build_info", {(version, python): 1})
         self.show("ganger_process_start_timestamp_seconds", {(): time.time()})
         if role == COORDINATOR:
+            self._bounded("queue", "default")
             self.show("ganger_store_disk_low", {(): 0})
         else:
             self._is_ready(False)
@@ -465,7 +466,16 @@ class Meter:
         if len(seen) >= most or (label == "function" and self._fixed):
             return OTHER
         seen[value] = None
+        self._begin_all(label, value)
         return value
+
+    def _begin_all(self, label: str, value: str) -> None:
+        """All counters that have this label alone, beside those whose values are known, begin with a new value of it:
+        an increase is only seen where there was a 0 before. Reasons are of one metric each."""
+        for name, shape in self._shapes.items():
+            if shape.kind == COUNTER and label != "reason" and set(shape.labels) - KNOWN.keys() == {label}:
+                for labels in _combined(shape.labels, {label: value}):
+                    self._counters[name].setdefault(labels, 0)
 
     def _begin(self, name: str, key: Labels) -> None:
         """With the first of a series come those that differ in what is known beforehand, at 0."""

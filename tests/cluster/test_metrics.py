@@ -162,6 +162,10 @@ def test_what_may_happen_is_there_from_the_start_at_zero() -> None:
     assert value(meter, "ganger_nodes_lost_total") == 0
     assert value(meter, "ganger_attempts_total", end="crashed") == 0
     assert value(meter, "ganger_store_commit_seconds_count") == 0
+    assert value(meter, "ganger_jobs_dead_total", queue="default") == 0
+    assert value(meter, "ganger_jobs_dead_total", queue="a") is None
+    meter([fact("jobs_accepted", 1, session="s", queues=[("a", 1)])])
+    assert value(meter, "ganger_jobs_dead_total", queue="a") == 0, "else its first increase is not seen as one"
     meter([fact("jobs_finished", 1, outcome="succeeded", rows=[("a", "f", [0.1])])])
     assert [value(meter, "ganger_jobs_finished_total", queue="a", outcome=o) for o in OUTCOMES] == [1, 0, 0, 0, 0, 0]
 
@@ -191,6 +195,7 @@ def test_a_node_is_ready_while_its_coordinator_is_heard() -> None:
 def test_labels_are_bounded(label: str, most: int) -> None:
     name, shape = next((n, s) for n, s in METRICS.items() if s.kind == COUNTER and s.labels[:1] == (label,))
     meter = Meter(COORDINATOR, "1")
+    most -= len(meter._seen.get(label, ()))
     rest = [KNOWN[other][0] for other in shape.labels[1:]]
     for n in range(2 * most):
         meter.count(name, 1, f"value-{n}", *rest)
