@@ -3,8 +3,8 @@
 What crond makes of a line is from crontab(5) and its source (``env.c``, ``entry.c`` and ``do_command.c`` of Debian's
 3.0pl1; ``CRON_TZ`` and ``RANDOM_DELAY`` from cronie's crontab(5)):
 
-- A setting (``NAME = value``) holds for the lines below it. Blanks around ``=`` and at the end go, quotes keep them;
-  nothing is expanded, and there are no comments behind it.
+- A setting (``NAME = value``) holds for the lines below it. Blanks around ``=`` and at the end go; quotes keep those at
+  the beginning. Nothing is expanded, and there are no comments behind it.
 - An entry is five fields or an ``@word``, in a system's crontab a user, and the rest of the line as the command.
 - In the command an unescaped ``%`` ends it; what follows is its standard input, where ``%`` is a newline.
 - A comment begins with ``#`` as the first character that is no blank. There are no continued lines.
@@ -119,7 +119,7 @@ def setting(line: str) -> tuple[str, str] | None:
         end = line.find(line[at], at + 1)
         if end < 0 or line[end + 1 :].strip():
             return None
-        return name, line[at + 1 : end]
+        return name, line[at + 1 : end].rstrip()  # as crond does, whatever crontab(5) says
     return name, line[at:].rstrip()
 
 
@@ -231,6 +231,8 @@ class _Reader:
         quoted = line.rstrip().endswith(("'", '"'))
         if re.search(r"\$\w|\$\{", value):
             remarks.append("nothing is expanded in a value, neither by crond nor here")
+        if quoted and re.search(r"\s['\"]\s*$", line):
+            remarks.append("blanks at the end of a value are lost, though it is quoted, as with crond")
         if not quoted and re.search(r"\s#", value):
             remarks.append("a comment cannot stand behind a setting: it is a part of the value")
         match name:

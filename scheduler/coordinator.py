@@ -702,6 +702,7 @@ class Coordinator:
         assert row is not None, f"job of session {session.hex()}, which is not kept"
         identity = Identity(row.key, "client", row.owner, row.namespace)
         client = Client(session, identity, b"", Link(), 0.0, False, namespace=row.namespace, accepted=row.accepted)
+        client.left = client.forgotten = not row.key  # of the house
         self._clients.add(client)
         return client
 
@@ -1233,11 +1234,8 @@ class Coordinator:
         """Its function raised, ran out of time or wishes a pause, or it came to another end that is no success: whether
         it shall run again. What travels as a blob is not opened here."""
         failure = Failure.decode(payload) if payload else _UNSEEN
-        again = end in _ERRORS and bool(payload)
-        if not retries.told(job):
-            retries.remember(job, node.name, f"{failure.kind}: {failure.text}", self._wall, took)
-            again = again and retries.after_error(job, failure, end)
-        if not again:
+        retries.remember(job, node.name, f"{failure.kind}: {failure.text}", self._wall, took)
+        if end not in _ERRORS or not payload or not retries.after_error(job, failure, end):
             return False
         move(job, Cause.RETRY)
         job.node, job.token, job.retracting = None, 0, False
@@ -1255,11 +1253,8 @@ class Coordinator:
         self, node: Node, job: Job, memory: bool, payload: bytes, back: list[Job], took: Sequence[int]
     ) -> None:
         failure = Failure.decode(payload)  # the agent's own words
-        again = True
-        if not retries.told(job):
-            retries.remember(job, node.name, failure.text, self._wall, took)
-            again = retries.after_crash(job, memory)
-        if again:
+        retries.remember(job, node.name, failure.text, self._wall, took)
+        if retries.after_crash(job, memory):
             move(job, Cause.CRASHED)
             job.node, job.token, job.retracting = None, 0, False
             back.append(job)
@@ -1522,6 +1517,8 @@ class Coordinator:
                 try:
                     hook = Hook.decode(raw)
                     record = self._functions.intern(hook.spec, job.record.spec.owner)
+                    if record.spec.namespace != job.record.spec.namespace:
+                        raise BadSpec(f"it is of namespace {record.spec.namespace!r}")
                     if record.spec.by_value:
                         self._functions.learn(record, hook.code)
                 except BadSpec as e:
@@ -1538,6 +1535,7 @@ class Coordinator:
         made = self._orders.turn(self._wall, self._admission.full())
         if made:
             self._made(made)
+        self._orders.stop()
 
     def _order(self, record: Record, payload: bytes, summary: str, about: About) -> Job:
         return self._make(record, Arguments(payload, None, 0), summary, about)
@@ -1957,7 +1955,7 @@ class Coordinator:
             "sessions_held": len(self._admission.held),
             "results_owed_bytes": sum(client.owed_bytes for client in self._clients),
             "payloads_bytes": self._payloads.bytes,
-            **self._orders.figures(),
+            **self._orders.figures,
         }
         self._fact(
             "measured",

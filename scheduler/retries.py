@@ -125,12 +125,6 @@ def pause_s(job: Job, failure: Failure, chance: Chance) -> float:
     return float(pause * (1 - rules.jitter * chance.random()))
 
 
-def told(job: Job) -> bool:
-    """Whether it was counted already that the present attempt is over: by an earlier life, whose word about it the
-    node has not had."""
-    return is_over(job, job.attempt)
-
-
 def is_over(job: Job, attempt: int) -> bool:
     """Whether it is known what became of that attempt."""
     return any(tried.number == attempt for tried in job.story)

@@ -16,6 +16,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cluster.config import INLINE_BYTES, MAX_SUMMARY_CHARS
@@ -70,6 +71,7 @@ class StandingOrders:
         self._shut = False
         """No job can be taken now."""
         self._made: list[Job] = []
+        self._stops: list[tuple[Key, bool]] = []
         self._names: dict[str, list[str]] = {}
         """Sorted, by namespace; those that are asked for."""
         self._watched: dict[tuple[str, str], int] = {}
@@ -107,6 +109,16 @@ class StandingOrders:
         # A microsecond later, since a moment as a float may be one too early.
         return min(self._watch_at, math.inf if due is None else (due + 1) / US)
 
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """How many there are, how many of them are overdue, and when one is due next."""
+        due = self._book.next_due()
+        return {
+            "schedules": len(self._book),
+            "schedules_overdue": len(self._watched),
+            "schedule_next_fire_timestamp_seconds": None if due is None else due / US,
+        }
+
     def turn(self, wall: float, full: str) -> list[Job]:
         """Fire what is due; the jobs made since the last turn, which are to be written with ``rows``."""
         self._shut = bool(full) and len(self._book) > 0
@@ -117,14 +129,13 @@ class StandingOrders:
         made, self._made = self._made, []
         return made
 
-    def figures(self) -> dict[str, float | None]:
-        """How things stand."""
-        due = self._book.next_due()
-        return {
-            "schedules": len(self._book),
-            "schedules_overdue": len(self._watched),
-            "schedule_next_fire_timestamp_seconds": None if due is None else due / US,
-        }
+    def stop(self) -> None:
+        """Have those end that later ones wait for. They may be jobs of this very turn, so these are written before."""
+        stops, self._stops = self._stops, []
+        for key, kill in stops:
+            job = self._house.unfinished(self._book.job(key))
+            if job is not None:
+                self._house.stop(job, kill)
 
     def ended(self, job: Job, wall: float, ran: tuple[int, ...] | None) -> None:
         """A job that a schedule made, or that says so, has its outcome."""
@@ -164,9 +175,7 @@ class StandingOrders:
                     if decision.reason in _MISSED:
                         self._tell_missed(decision)
                 case _:
-                    job = self._house.unfinished(self._book.job(decision.key))
-                    if job is not None:
-                        self._house.stop(job, decision.kill)
+                    self._stops.append((decision.key, decision.kill))
         if made:
             self._house.fact("schedules_fired", len(made), late_s=late_us / US)
         for reason, n in skipped.items():
@@ -178,7 +187,7 @@ class StandingOrders:
         call, key = fire.call, fire.key
         about = About(delay_s=call.get("delay_s", 0.0), schedule=key.name, nominal_us=key.nominal_us, run=key.run)
         try:
-            record = self._functions.intern(call["_spec"], call["owner"])
+            record = self._functions.intern(call["_spec"], _owner(call["_spec"]))
             if record.spec.by_value:
                 self._functions.learn(record, call["_code"])
         except BadSpec as e:  # as where there are too many queues
@@ -204,7 +213,7 @@ class StandingOrders:
         }
         try:
             hook = Hook.decode(raw)
-            made = self._functions.intern(hook.spec, view.schedule.call["owner"])
+            made = self._functions.intern(hook.spec, _owner(view.schedule.call["_spec"]))
             if made.spec.by_value:
                 self._functions.learn(made, hook.code)
         except BadSpec as e:
@@ -307,12 +316,13 @@ class StandingOrders:
             raise ValueError("what must not start twice (at most once) must be durable")
         if spec.rules.client_bound:
             raise ValueError("a schedule outlives its client: lifetime='client' is not for it")
+        raw = spec.owned_by(owner).encode()
         record = self._functions.intern(raw, owner)
         if spec.by_value:
             self._functions.learn(record, code)
-        if hook:
-            Hook.decode(hook)
-        call: dict[str, Any] = {"function": spec.name, "owner": owner, "arguments": payload}
+        if hook and Spec.decode(Hook.decode(hook).spec).namespace != namespace:
+            raise ValueError(f"on_missed is of another namespace than {namespace!r}")
+        call: dict[str, Any] = {"function": spec.name, "arguments": payload}
         said = {"code": mark if spec.by_value else "", "python": spec.python, "source": _text(about, "source", 400)}
         call |= {what: value for what, value in said.items() if value}
         if not spec.durable:
@@ -375,12 +385,12 @@ class StandingOrders:
 
     def _view(self, view: View, wall: float) -> dict[str, Any]:
         schedule, call = view.schedule, view.schedule.call
-        spec = self._functions.intern(call["_spec"], call["owner"]).spec
+        spec = self._functions.intern(call["_spec"], _owner(call["_spec"])).spec
         lines = self._book.history(schedule.namespace, schedule.name)
         return {
             "name": schedule.name,
             "namespace": schedule.namespace,
-            "owner": call["owner"],
+            "owner": spec.owner,
             "trigger": view.trigger.to_wire(),
             "when": view.trigger.describe(),
             "tz": view.trigger.tz,
@@ -411,6 +421,13 @@ class StandingOrders:
 
 
 _PLANS = ("overlap", "catch_up", "catch_up_window_s", "jitter_s", "pause_after", "overdue_s")
+
+
+@lru_cache(maxsize=4_096)
+def _owner(spec: bytes) -> str:
+    """Who has made the schedule: it is in the spec, since each thing more in a call costs memory a hundred thousand
+    times."""
+    return Spec.decode(spec).owner
 
 
 def _us(wall: float) -> int:

@@ -17,7 +17,7 @@ from cluster.triggers import SearchGoesOn
 from scheduler.schedules import past
 from scheduler.schedules.past import Kind, Reason, Run
 from scheduler.schedules.schedule import GRACE_S, US, CatchUp, Overlap, Schedule
-from scheduler.schedules.searches import last_time, next_time
+from scheduler.schedules.searches import Searches, last_time, next_time
 from scheduler.schedules.standing import MAX_NOTE, Backfill, Running, Standing, Waiting
 from scheduler.schedules.values import (
     Decision,
@@ -68,6 +68,7 @@ class Schedules:
         self._standings: dict[Standing, None] = {}
         self._firings: dict[Key, FiringRow | None] = {}
         self._forgotten: dict[tuple[str, str], None] = {}
+        self._searches = Searches()
 
     def __len__(self) -> int:
         return self._live
@@ -353,7 +354,7 @@ class Schedules:
         for row in schedules:
             standing = self._all[row[:2]]
             try:
-                standing.schedule = Schedule.unpack(*row)
+                standing.schedule = Schedule.unpack(standing.namespace, standing.name, row.schedule)
             except ValueError as e:
                 unread.append((row.namespace, row.name, str(e)))
                 continue
@@ -475,7 +476,7 @@ class Schedules:
             return None
         try:
             while True:
-                found = trigger.next_after(standing.seen_us)
+                found = self._searches.next_after(trigger, standing.seen_us)
                 if found is None:
                     return None
                 last = standing.fired.until(found)

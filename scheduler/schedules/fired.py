@@ -9,6 +9,7 @@ the new one inside an old range do not fire either.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
@@ -23,7 +24,7 @@ class Fired:
     __slots__ = ("_firsts", "_lasts")
 
     def __init__(self, flat: Iterable[int] = ()) -> None:
-        packed = list(flat)
+        packed = array("q", flat)
         self._firsts, self._lasts = packed[::2], packed[1::2]
 
     def __bool__(self) -> bool:

@@ -11,7 +11,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
-MOST = 12
+MOST = 10
 """Lines of one schedule."""
 
 _LINE = Struct("<q8sBqqqqqBB16s")

@@ -144,13 +144,22 @@ class Schedule:
         version, trigger, *rest = msgpack.unpackb(packed, strict_map_key=False)
         if version != VERSION:
             raise ValueError(f"version: {version!r:.64}; this is {VERSION}")
-        return Schedule(namespace, name, _trigger(trigger), *rest)
+        call, *rest = rest
+        if type(call) is dict:
+            call = {key: _one(value) if type(value) in (str, bytes) else value for key, value in call.items()}
+        return Schedule(namespace, name, _trigger(trigger), call, *rest)
 
 
 @lru_cache(maxsize=16_384)
 def _trigger(wire: bytes) -> Trigger:
     """Schedules with the same times share them."""
     return from_wire(msgpack.unpackb(wire))
+
+
+@lru_cache(maxsize=4_096)
+def _one(value: str | bytes) -> str | bytes:
+    """What many schedules have in common is kept once."""
+    return value
 
 
 def _within(field: str, value: float, least: float, most: float) -> None:

@@ -1,4 +1,5 @@
-"""Searches for times of a trigger that need their result at once. Rules of this file: bounded; no state."""
+"""Searches for times of a trigger that need their result at once. Rules of this file: bounded; what is kept
+changes no result."""
 
 from __future__ import annotations
 
@@ -6,6 +7,30 @@ from cluster.triggers import SearchGoesOn, Trigger
 
 _TRIES = 8
 """Goes at a search that excluded times have broken off, where its result is needed at once."""
+
+
+MAX_KEPT = 20_000
+"""Searches that are remembered."""
+
+
+class Searches:
+    """``next_after``, which many schedules with the same trigger ask from nearly the same moment."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[Trigger, int, int]] = {}
+        """By identity: between the two moments the trigger has no time, and at the second it has one."""
+
+    def next_after(self, trigger: Trigger, at: int) -> int | None:
+        """Raises as that of the trigger does."""
+        kept = self._last.get(id(trigger))
+        if kept is not None and kept[1] <= at < kept[2]:
+            return kept[2]
+        found = trigger.next_after(at)
+        if found is not None:
+            if len(self._last) >= MAX_KEPT:
+                self._last.clear()
+            self._last[id(trigger)] = (trigger, at, found)  # which keeps it, so that no other has its identity
+        return found
 
 
 def next_time(trigger: Trigger, at: int) -> int | None:

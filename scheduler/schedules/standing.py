@@ -7,6 +7,7 @@ skipped come again; what had fired is in ``fired`` and does not.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -125,7 +126,7 @@ class Standing:
         )
         assert version == VERSION, f"a standing of version {version}; this is {VERSION}"
         return Standing(
-            row.namespace,
+            sys.intern(row.namespace),
             row.name,
             anchor_us=anchor,
             seen_us=seen,

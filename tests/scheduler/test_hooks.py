@@ -104,3 +104,14 @@ def test_a_hook_that_cannot_be_read_harms_nobody(play: CoordinatorPlay) -> None:
         client.gets_results(counter)
     assert len(play.told("unexpected")) == 2
     play.nothing_else()
+
+
+def test_a_hook_runs_in_no_other_namespace(play: CoordinatorPlay) -> None:
+    client, node = play.client(), play.node("n1")
+    stranger = Hook(Spec("app:told", False, b"told", namespace="other").encode())
+    client.submit(spec=hooked(on_success=stranger.encode()))
+    node.finishes(node.gets(Assign).tokens[0])
+    client.gets_results(1)
+    [fact] = play.told("unexpected")
+    assert "it is of namespace 'other'" in fact.text
+    play.nothing_else()

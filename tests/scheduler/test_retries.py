@@ -182,14 +182,13 @@ def test_a_story_of_an_earlier_release_is_read() -> None:
     assert retries.story(ended(tries)) == [retries.Tried(1, "n1", "no", 12.0, 1_000, 77)]
 
 
-def test_an_attempt_is_counted_once() -> None:
+def test_it_is_known_which_attempts_are_over() -> None:
     job = made()
     job.attempt = 1
-    assert not retries.told(job)
+    assert not retries.is_over(job, 1)
     retries.remember(job, "n1", "no", 1.0)
-    assert retries.told(job)
-    job.attempt = 2
-    assert not retries.told(job)
+    assert retries.is_over(job, 1)
+    assert not retries.is_over(job, 2)
 
 
 def test_last_words_tell_each_attempt_where_there_was_more_than_one() -> None:

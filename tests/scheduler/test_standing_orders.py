@@ -9,7 +9,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from cluster.actor import WallClockJumped
+from cluster import crontab
+from cluster.actor import Now, WallClockJumped
 from cluster.config import CoordinatorLimits
 from cluster.facts import KINDS
 from cluster.jobs import About, Hook, Outcome, Rules, Spec
@@ -465,6 +466,9 @@ def test_one_that_has_not_succeeded_for_too_long_is_overdue(play: CoordinatorPla
     [found] = orders.ask("list", overdue=True)["schedules"]
     assert (found["name"], found["overdue"]) == ("s", True)
     assert [fact.about["schedule"] for fact in play.told("schedule_overdue")] == ["s"]
+    figures = play.told("measured")[-1].about["figures"]
+    assert (figures["schedules"], figures["schedules_overdue"]) == (2, 1)
+    assert figures["schedule_next_fire_timestamp_seconds"] == START.wall + 100
     for _ in range(3):
         tokens = given(node)
         node.finishes(token, *tokens) if token else node.finishes(*tokens)
@@ -538,6 +542,7 @@ def test_many_are_listed_by_name_in_pages_and_found(play: CoordinatorPlay) -> No
         ({"catch_up_window_s": 1}, "catch_up_window_s"),
         ({"delay_s": -1}, "delay_s"),
         ({"on_missed": b"\xc1"}, "a hook is unreadable"),
+        ({"on_missed": Hook(Spec("a:b", False, b"x", namespace="other").encode()).encode()}, "another namespace"),
         ({"source": 5}, "source is a text"),
         ({"spec": replace(SPEC, rules=Rules(client_bound=True)).encode()}, "lifetime='client'"),
         ({"spec": replace(SPEC, durable=False, rules=Rules(at_most_once=True)).encode()}, "must be durable"),
@@ -597,3 +602,61 @@ def test_its_jobs_outlive_the_session_that_made_it(play: CoordinatorPlay) -> Non
     let(play, 10.1, node)
     assert len(given(node)) == 1
     play.nothing_else()
+
+
+def test_one_that_gives_way_in_the_turn_it_is_made_ends_as_any_other(play: CoordinatorPlay) -> None:
+    """Found by the simulator: it was cancelled before its row was written, which then had no outcome."""
+    orders = Orders(play)
+    orders.put(overlap="cancel_other", catch_up="all")
+    play.now = play.now._replace(wall=play.now.wall + 25)
+    play.turn(WallClockJumped(25.0))
+    settle(play)
+    rows = play.rows_on_disk.rows
+    assert [row.outcome for row in rows.outcomes.values()] == [int(Outcome.CANCELLED)]
+    assert orders.history() == [(10, "cancelled"), (20, "unfinished")]
+    assert len(rows.jobs) == 1
+
+
+DEBIAN = r"""
+SHELL=/bin/sh
+17 *	* * *	root	cd / && run-parts --report /etc/cron.hourly
+25 6	* * *	root	test -x /usr/sbin/anacron || { cd / && run-parts --report /etc/cron.daily; }
+47 6	* * 7	root	test -x /usr/sbin/anacron || { cd / && run-parts --report /etc/cron.weekly; }
+52 6	1 * *	root	test -x /usr/sbin/anacron || { cd / && run-parts --report /etc/cron.monthly; }
+30 3 * * 0 root test -e /run/systemd/system || SERVICE_MODE=1 /usr/lib/x86_64-linux-gnu/e2fsprogs/e2scrub_all_cron
+10 3 * * * root test -e /run/systemd/system || SERVICE_MODE=1 /sbin/e2scrub_all -A -r
+5-55/10 * * * * root command -v debian-sa1 > /dev/null && debian-sa1 1 1
+59 23 * * * root command -v debian-sa1 > /dev/null && debian-sa1 60 2
+09,39 *     * * *     root   [ -x /usr/lib/php/sessionclean ] && /usr/lib/php/sessionclean
+30 2 * * * nasty in the gap%and input
+*/30 2 * * * nasty wildcard in the gap
+CRON_TZ=Asia/Kolkata
+0 9 */2 * 1-5 nasty both days\%
+@weekly nasty weekly
+"""
+"""As packages of Debian have it in /etc/crontab and /etc/cron.d, and some that are meant to go wrong."""
+
+
+def test_a_crontab_of_debian_through_a_night_in_spring_and_a_week(play: CoordinatorPlay) -> None:
+    """Minute by minute, as fast as it goes; each line fires when its trigger says, once."""
+    orders = Orders(play)
+    begin = datetime(2026, 3, 27, 22, 0, 30, tzinfo=UTC).timestamp()
+    play.now = play.now._replace(wall=begin)
+    play.turn(WallClockJumped(begin - START.wall))
+    entries = [line.entry for line in crontab.read(DEBIAN, "debian", system=True, tz="Europe/Berlin") if line.entry]
+    assert len(entries) == 13
+    for entry in entries:
+        orders.put(entry.trigger, name=entry.name, overlap="allow", catch_up="none", jitter_s=entry.jitter_s)
+    minutes = 3 * 24 * 60
+    for _ in range(minutes):
+        play.now = Now(play.now.mono + 60, play.now.wall + 60)
+        play.turn()
+    fired: dict[str, list[float]] = {entry.name: [] for entry in entries}
+    for job in play.rows_on_disk.rows.jobs.values():
+        about = About.decode(job.about)
+        fired[about.schedule].append(about.nominal_us / 1e6)
+    end = begin + minutes * 60
+    for entry in entries:
+        times = [t.timestamp() for t in entry.trigger.upcoming(datetime.fromtimestamp(begin, UTC), 2_000)]
+        assert sorted(fired[entry.name]) == [t for t in times if t <= end], entry.times
+    assert len(fired[entries[9].name]) == 3 and len(fired[entries[10].name]) == 4, "the night has no 02:30"

@@ -23,6 +23,8 @@ FAULTS = (
     "client pauses",
     "clients killed",
     "clients that leave",
+    "clocks skewed back",
+    "clocks skewed forward",
     "commits under which the coordinator fails",
     "commits under which the coordinator is killed",
     "coordinator pauses",

@@ -18,6 +18,12 @@ from tests.simulation.work import OLD, Work, outcome_of, sha, unsigned, wish_of
 if TYPE_CHECKING:
     from tests.scheduler.store.model import Rows
 
+ORDER = "schedules"
+"""Meant by an order about schedules, which may be of one there is none of."""
+
+HOUSE = bytes(8)
+"""Session of the jobs that schedules make: see ``chronos``."""
+
 TIMER_S = 0.1
 """By so much an attempt may have begun later than its agent counts."""
 
@@ -161,6 +167,10 @@ class Ledger:
         """Outcomes ``lost`` that the rules allow, by reason."""
         self._stored: Counter[bytes] = Counter()
         self._keyed: dict[str, list[Story]] = {}
+        self.ran: Callable[[bytes], None] = lambda job: None
+        """Hears of jobs of the house that run."""
+        self.rests: Callable[[], bool] = lambda: True
+        """Whether all is done that no client waits for."""
         self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=4000)
         """What happened last; made into text only when it is asked for."""
 
@@ -193,6 +203,9 @@ class Ledger:
         self, job: bytes, token: int, node: str, life: int, payload: bytes, code: bytes, state: bytes = b""
     ) -> None:
         """``state``: what it finds of an attempt before."""
+        if job[:8] == HOUSE:
+            self.ran(job)
+            return
         story = self.jobs.get(job)
         if story is None:
             raise Broken(f"a worker runs a job nobody handed in: {job.hex()}")
@@ -306,15 +319,19 @@ class Ledger:
 
     def answered(self, job: bytes) -> None:
         """A run of it came well to its end."""
-        self.jobs[job].answered = True
+        if job[:8] != HOUSE:
+            self.jobs[job].answered = True
 
     def raised(self, job: bytes, token: int) -> None:
         """A run of it came to another end."""
         self.note("{} raises: token {}", job, token)
-        self.jobs[job].raised.add(token)
+        if job[:8] != HOUSE:
+            self.jobs[job].raised.add(token)
 
     def stopped(self, job: bytes, token: int, timeout_s: float) -> None:
         """A run of it was ended, because it had run for that time or, without one, because it was to be ended."""
+        if job[:8] == HOUSE:
+            return
         story = self.jobs[job]
         start = next(s for s in story.starts if s.token == token)
         self.raised(job, token)
@@ -326,7 +343,8 @@ class Ledger:
             raise Broken(f"it is ended, and nobody wished that: {story}")
 
     def saved(self, job: bytes, token: int, state: bytes) -> None:
-        self.jobs[job].saved[token] = state
+        if job[:8] != HOUSE:
+            self.jobs[job].saved[token] = state
 
     def undrained(self, node: str) -> None:
         self._drained.pop(node, None)
@@ -334,7 +352,9 @@ class Ledger:
     def crashed(self, job: bytes, token: int, for_memory: bool, unclear: bool = False) -> None:
         """``unclear``: it was to be ended at that moment, and its agent may say so instead."""
         self.note("{} crashes its worker: token {}", job, token)
-        story = self.jobs[job]
+        story = self.jobs.get(job)
+        if story is None:
+            return
         story.crashed[token] = for_memory
         if unclear:
             story.unclear.add(token)
@@ -379,7 +399,7 @@ class Ledger:
         if (client, ask) not in self._asked:
             raise Broken(f"{client} got an answer to a question it did not ask, or once more")
         meant = self._asked.pop((client, ask))
-        if error and not (isinstance(meant, Draining | Undraining) and "no node is called" in error):
+        if error and meant != ORDER and not (isinstance(meant, Draining | Undraining) and "no node is called" in error):
             raise Broken(f"{client} got no answer: {error}")
         match meant:
             case Ending(job) if body["ending"]:
@@ -597,7 +617,7 @@ class Ledger:
 
     @property
     def at_rest(self) -> bool:
-        return not self.asking and not any(self._open.values())
+        return not self.asking and not any(self._open.values()) and self.rests()
 
     @property
     def asking(self) -> bool:

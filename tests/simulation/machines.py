@@ -41,7 +41,7 @@ from tests.scheduler.store.model import Disk as RowsOnDisk
 from tests.scheduler.store.model import ModelStore
 from tests.simulation.disks import Disk, Memory
 from tests.simulation.leaks import excess
-from tests.simulation.ledger import Broken, Draining, Ending, Undraining
+from tests.simulation.ledger import ORDER, Broken, Draining, Ending, Undraining
 from tests.simulation.network import Wire
 from tests.simulation.pool import Pool
 from tests.simulation.work import LARGE_BYTES, OLD, Work, sha
@@ -382,6 +382,9 @@ class CoordinatorMachine(Machine):
     def _stored(self) -> None:
         """What is under way has reached the disk."""
         self.world.ledger.stored(row.id for turn in self._under_way for c in turn.writes for row in c.outcomes)
+        for turn in self._under_way:
+            for change in turn.writes:
+                self.world.chronos.committed(change)
 
     def _perform(self, effect: Any) -> None:
         match effect:
@@ -596,6 +599,13 @@ class ClientMachine(Machine):
             self._asks += 1
             self.world.ledger.asked(self.name, self._asks)
             self.post(Asked(self._asks, "status" if self._asks % 2 else "nodes", {}))
+
+    def order(self, about: dict[str, Any]) -> None:
+        """Something of schedules."""
+        if self.alive:
+            self._asks += 1
+            self.world.ledger.asked(self.name, self._asks, ORDER)
+            self.post(Asked(self._asks, ORDER, about))
 
     def leave(self) -> None:
         self.post(LeaveWished("done"))

@@ -46,6 +46,12 @@ class Plan:
     """...that are handed in under one of a few keys,"""
     delays: float = 0.0
     """...and that may not run at once."""
+    schedules: float = 0.0
+    """Schedules that are made or changed,"""
+    schedule_orders: float = 0.0
+    """...and pauses, runs and removals of some."""
+    skews: float = 0.0
+    """The coordinator's wall clock is set by some seconds, up to a minute or two."""
     queue_pauses: float = 0.0
     """Pauses of a queue for some seconds."""
     impatient: float = 0.0
@@ -184,6 +190,27 @@ STORIES: dict[str, Plan] = {
             coordinator_restarts=3,
             agent_kills=3,
             clock_jumps=4,
+        ),
+        Plan("schedules", jobs=200, schedules=12, schedule_orders=12, long=0.0),
+        Plan(
+            "schedules over restarts",
+            jobs=200,
+            schedules=10,
+            schedule_orders=4,
+            coordinator_restarts=5,
+            commit_crashes=3,
+            agent_kills=2,
+            skews=2,
+        ),
+        Plan(
+            "schedules and clocks",
+            jobs=200,
+            schedules=12,
+            schedule_orders=6,
+            skews=12,
+            clock_jumps=3,
+            coordinator_restarts=2,
+            coordinator_pauses=2,
         ),
         Plan(
             "limits",
@@ -379,6 +406,9 @@ def drawn(seed: int) -> Plan:
         clock_jumps=maybe(12),
         budgets=chance.choice((0.0, 0.5)),
         old_nodes=chance.choice((0.0, 0.0, 0.0, 0.0, 0.4)),
+        schedules=0.0 if durable < 1 else chance.choice((0.0, 0.0, 6.0)),
+        schedule_orders=4.0,
+        skews=maybe(4),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from scheduler.leases import Leases
 from scheduler.lifecycle import Cause, Job, State, Wish, move
 from scheduler.payloads import Payloads
 from scheduler.roster import Node, Roster
+from scheduler.schedules import Overlap, Schedules
 from scheduler.store import SessionRow
 from scheduler.waiting import WaitingJobs
 from tests.simulation import machines, pool
@@ -170,6 +172,18 @@ def test_a_commit_that_fails_or_is_cut_short_loses_nothing_that_was_told() -> No
         assert struck >= 3 and not any(r.outcomes["lost"] for r in reports)
 
 
+def test_each_time_of_a_schedule_is_one_job_or_has_a_reason() -> None:
+    """P4. Where the clock is never set back, nothing is taken for fired that has not."""
+    reports = [simulate(seed, STORIES["schedules"]) for seed in range(4)]
+    reports += [simulate(seed, replace(STORIES["schedules over restarts"], skews=0)) for seed in range(4)]
+    for report in reports:
+        keeps_its_promises(report)
+    found = sum((report.schedules for report in reports), Counter[str]())
+    assert found["times judged"] > 300 and found["jobs made"] > 200
+    assert {"OVERLAP", "GAVE_WAY", "SUPERSEDED", "MISSED", "PAUSED", "CHANGED", "REMOVED"} <= set(found)
+    assert not found["taken for fired"]
+
+
 def test_one_seed_is_one_trace_whatever_the_hash_seed() -> None:
     def traces(hash_seed: str, *arguments: str) -> str:
         return subprocess.run(
@@ -295,6 +309,67 @@ def restarts(seed: int) -> Plan:
 
 def two_hold_one_job(seed: int) -> Plan:
     return replace(STORIES["two hold one job"], coordinator_restarts=15)
+
+
+def schedules(seed: int) -> Plan:
+    return STORIES["schedules"]
+
+
+def schedules_over_restarts(seed: int) -> Plan:
+    return STORIES["schedules over restarts"]
+
+
+def schedules_and_clocks(seed: int) -> Plan:
+    return STORIES["schedules and clocks"]
+
+
+@sabotage(schedules_over_restarts)
+def what_has_fired_is_not_kept(patch: pytest.MonkeyPatch) -> None:
+    orders = Journal.orders
+    patch.setattr(Journal, "orders", lambda self, rows: orders(self, rows._replace(standings=[])))
+
+
+@sabotage(schedules)
+def jobs_of_schedules_are_written_without_their_keys(patch: pytest.MonkeyPatch) -> None:
+    orders = Journal.orders
+    patch.setattr(Journal, "orders", lambda self, rows: orders(self, rows._replace(firings=[])))
+
+
+@sabotage(schedules)
+def times_are_skipped_without_a_word(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Schedules, "_skip", lambda self, *about, **more: None)
+
+
+@sabotage(schedules_and_clocks)
+def a_clock_that_is_set_back_forgets_what_has_fired(patch: pytest.MonkeyPatch) -> None:
+    def take(self: Schedules, standing: Any, one: Any) -> None:
+        standing.taken += 1
+        self._standings[standing] = None
+
+    patch.setattr(Schedules, "_take", take)
+
+
+@sabotage(schedules)
+def what_gives_way_ends_before_it_is_written(patch: pytest.MonkeyPatch) -> None:
+    """A bug there was."""
+    made = Coordinator._made
+
+    def makes(self: Coordinator, jobs: list[Job]) -> None:
+        self._orders.stop()
+        made(self, jobs)
+
+    patch.setattr(Coordinator, "_made", makes)
+
+
+@sabotage(schedules)
+def a_policy_is_not_kept(patch: pytest.MonkeyPatch) -> None:
+    """What is to be skipped while an earlier one runs waits for it, in part for ever."""
+    accept = Schedules._accept
+
+    def accepts(self: Schedules, standing: Any, one: Any, now: int, out: list[Any], overlap: Any = None) -> None:
+        accept(self, standing, one, now, out, overlap or Overlap.SKIP)
+
+    patch.setattr(Schedules, "_accept", accepts)
 
 
 @sabotage()
@@ -694,8 +769,8 @@ def link_takes_what_comes_late_or_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 @sabotage(poison)
-def a_crash_counts_again_after_a_restart(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(retries, "told", lambda job: False)
+def an_attempt_that_is_known_to_be_over_is_taken_up_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(retries, "is_over", lambda job, attempt: False)
 
 
 @sabotage(poison)

@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
+from unittest import mock
 
 from cluster.config import WAIT_WORD_S
 from scheduler.queues import Settings
+from scheduler.schedules import past
+from tests.simulation.chronos import Chronos, Orders
 from tests.simulation.clock import Clock
 from tests.simulation.exercised import counted
 from tests.simulation.leaks import leaks
@@ -74,6 +77,8 @@ class Report:
     recovered: int = 0
     left_over: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    schedules: Counter[str] = field(default_factory=Counter)
+    """Times of schedules that were judged, jobs made for them, and reasons of those that were skipped."""
     trace: str = ""
 
 
@@ -83,6 +88,8 @@ class World:
         self.plan = plan
         self.clock = Clock()
         self.ledger = Ledger(lambda: self.clock.now, plan.disk_error > 0, plan.store, plan.clock_jumps > 0)
+        self.chronos = Chronos()
+        self.ledger.ran, self.ledger.rests = self.chronos.ran, lambda: self.chronos.at_rest
         self.network = Network(self.clock, self.chance("network"), plan)
         self.faulty = True
         self.faults: Counter[str] = Counter()
@@ -285,6 +292,25 @@ class World:
             self.clock.at(self.plan.scarce_s, self._end_scarcity)
         for _ in range(5):
             self.clock.at(chance.uniform(0, self.plan.span_s), self._ask, chance)
+        if self.plan.schedules and self.plan.store:
+            chance = self.chance("schedules")
+            orders = Orders(chance)
+            for _ in range(int(self.plan.schedules)):
+                self.clock.at(chance.uniform(0, self.plan.span_s * chance.random()), self._put, orders, chance)
+            for _ in range(int(self.plan.schedule_orders)):
+                moment = chance.uniform(0, self.plan.span_s)
+                self.clock.at(moment, lambda: chance.choice(self.clients).order(orders.other()))
+                self.clock.at(self.plan.span_s, self._remove_schedules)
+
+    def _put(self, orders: Orders, chance: Random) -> None:
+        chance.choice(self.clients).order(orders.put(self.wall_of("coordinator") + self.clock.now))
+
+    def _remove_schedules(self) -> None:
+        """As nothing fails any more they go, so that there is an end."""
+        for _, name in sorted(self.chronos.orders):
+            self._weather.choice(self.clients).order({"do": "remove", "name": name})
+        if self.chronos.orders or self.ledger.asking or self.clock.now < self.plan.span_s + 8:
+            self.clock.after(2.0, self._remove_schedules)
 
     def _submit(self, load: Workload, count: int, chance: Random) -> None:
         client = chance.choice(self.clients)
@@ -334,6 +360,7 @@ class World:
             (plan.late_homes, self._come_home_late),
             (plan.full_disks if plan.store else 0.0, self._fill_disk),
             (plan.queue_pauses, self._pause_queue),
+            (plan.skews, self._skew),
             (plan.drains, self._drain_node),
         ]
         for mean, fault in kinds:
@@ -381,6 +408,13 @@ class World:
         self._walls[machine.name] += seconds
         way = "forward" if seconds > 0 else "back"
         self._count(f"wall clocks set {way}", lambda: machine.set_wall(self._walls[machine.name]))
+
+    def _skew(self) -> None:
+        """The coordinator's clock is set by some seconds: fire times are passed over, or come again."""
+        seconds = 10 ** self._weather.uniform(-0.5, 2) * self._weather.choice((1, -1))
+        self._walls["coordinator"] = self.wall_of("coordinator") + seconds
+        way = "forward" if seconds > 0 else "back"
+        self._count(f"clocks skewed {way}", lambda: self.coordinator.set_wall(self._walls["coordinator"]))
 
     def _darken(self) -> None:
         machine = self._dialler()
@@ -559,13 +593,18 @@ class World:
         ended = report.endless or not report.failure
         report.score = self.ledger.score(ended, self.kept.rows.rows if self.plan.store else None)
         report.score.stuck += report.endless and not report.score.stuck
+        report.schedules = self.chronos.reasons + Counter(
+            {"times judged": self.chronos.matched, "jobs made": len(self.chronos.jobs)}
+        )
         report.trace = self.network.trace
 
 
 def simulate(seed: int, plan: Plan, tail: int = 60) -> Report:
     """Run one world to its end; what went wrong is in the report, with its last ``tail`` happenings."""
     report = Report(plan, seed)
-    with reduced(), counted(report.job_moves, report.attempt_moves):
+    # Schedules forget nothing here, so that each reason is on the disk to be judged.
+    lines = mock.patch.object(past, "MOST", 5_000)
+    with reduced(), lines, counted(report.job_moves, report.attempt_moves):
         world = World(seed, plan)
         try:
             world.run(report)

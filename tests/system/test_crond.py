@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from cluster import crontab, shell_jobs
 from cluster.triggers import BadTrigger, cron
 from cluster.triggers.moments import US
 
@@ -70,12 +71,13 @@ def mounted(root: Path, *command: str) -> list[str]:
 class Crond:
     """A cron whose clock is set by hand."""
 
-    def __init__(self, root: Path, tz: str, lines: list[str], moment: int) -> None:
+    def __init__(self, root: Path, tz: str, lines: list[str], moment: int, text: str = "") -> None:
+        """``text``: a whole crontab, instead of lines that leave a word."""
         self._now = root / "now"
         self._log = root / "log"
         self._log.write_text("")
         table = root / "var/spool/cron/crontabs/root"
-        table.write_text("".join(f"{line} echo {i} >>{self._log}\n" for i, line in enumerate(lines)))
+        table.write_text(text or "".join(f"{line} echo {i} >>{self._log}\n" for i, line in enumerate(lines)))
         table.chmod(0o600)
         self._set(moment)
         environment = {
@@ -259,6 +261,52 @@ def test_days_are_as_crond_has_them(crond: Any) -> None:
     noons += [seconds("2028-02-26T12:00") + 86_400 * n for n in range(6)]
     started = crond("UTC", DAYS, noons)
     assert readable(started, "UTC") == readable({line: due(line, "UTC", noons) for line in DAYS}, "UTC")
+
+
+# --------------------------------------------------------------------------- how commands are run
+
+COMMANDS = r"""
+# a comment, and a setting that is one behind it: not
+GREETING = " two  blanks "
+BARE =  to the end # and on
+'QUOTED NAME' = x
+* * * * * printf "\%s" 'a\b c\\d \\\%' >OUT/0
+* * * * * cat >OUT/1%one%two\%three\four%
+* * * * * env | grep -v '^USER=' | sort >OUT/2
+* * * * *	pwd >OUT/3
+  *  * * * *   echo "$GREETING|$BARE" >OUT/4
+SHELL=/bin/bash
+HOME=/usr
+PATH=/usr/local/bin:/usr/bin:/bin
+LOGNAME=nobody
+@hourly echo $0 $BASH_VERSION $LOGNAME >OUT/5; pwd >>OUT/5; env | grep -v '^USER=' | sort >>OUT/5
+* * * * * cat >OUT/6
+* * * * * cat >OUT/7%
+"""
+"""What ``cluster schedule import`` makes of each must leave the same file as cron does; but for ``USER``, which other
+crons set and Debian's does not."""
+
+
+def test_commands_are_run_as_crond_runs_them(place: Path, tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    ours.mkdir()
+    moment = seconds("2026-01-01T12:00")
+    crond = Crond(place, "UTC", [], moment - 60, COMMANDS.replace("OUT", str(theirs)))
+    try:
+        crond.minute(moment)
+    finally:
+        crond.end()
+    for line in crontab.read(COMMANDS.replace("OUT", str(ours)), "here", user="root"):
+        if line.entry is None:
+            assert crontab.setting(line.text) is not None
+            continue
+        environment = dict(line.entry.environment)
+        shell = environment.get("SHELL", crontab.DEFAULT_SHELL)
+        shell_jobs.run([shell, "-c", line.entry.command], stdin=line.entry.stdin, env=environment, clean=True)
+    files = {path.name: path.read_text() for path in theirs.iterdir()}
+    assert sorted(files) == [str(n) for n in range(8)], "cron has run them all"
+    assert {path.name: path.read_text() for path in ours.iterdir()} == files
 
 
 # --------------------------------------------------------------------------- what is taken at all

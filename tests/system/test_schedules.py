@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -138,3 +140,50 @@ def test_moments_in_the_past_are_no_times_of_a_new_schedule(client: Client) -> N
     made = client.schedule("once", at([past, past + timedelta(days=1)]), fails)
     assert made.next == past + timedelta(days=1)
     assert client.schedules.history("once") == []
+
+
+def kept(record: str) -> None:
+    """Leaves one line per execution."""
+    job = cluster.current_job()
+    assert job is not None and job.nominal_time is not None
+    with open(record, "a") as out:
+        out.write(f"{job.schedule} {job.nominal_time.timestamp():.6f}\n")
+
+
+@pytest.mark.parametrize(
+    ("times", "interval_s", "kills"),
+    [
+        pytest.param(20, 0.5, 4, id="quick"),
+        pytest.param(200, 0.5, 20, id="full", marks=[pytest.mark.long, pytest.mark.timeout(500)]),
+    ],
+)
+def test_killed_coordinators_fire_each_time_exactly_once(
+    tmp_path: Path, times: int, interval_s: float, kills: int
+) -> None:
+    """50 schedules with ``catch_up="all", overlap="allow"``, and kill -9 at random moments."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    record = tmp_path / "record"
+    record.touch()
+    with LocalCluster(nodes=1, slots=2, transport="tcp") as local, local.client() as client:
+        begin = datetime.now(UTC) + timedelta(seconds=2)
+        expected: Counter[str] = Counter()
+        for n in range(50):
+            start = begin + timedelta(seconds=n * interval_s / 50)
+            trigger = every(interval_s, start=start, count=times)
+            client.schedule(f"s{n}", trigger, kept, (str(record),), overlap="allow", catch_up="all", queue=f"q{n % 3}")
+            moments = trigger.upcoming(start - timedelta(seconds=1), times)
+            expected.update(f"s{n} {moment.timestamp():.6f}" for moment in moments)
+        assert len(expected) == 50 * times
+        span_s = times * interval_s
+        for moment in sorted(chance.uniform(0, span_s) for _ in range(kills)):
+            until(lambda at=begin + timedelta(seconds=moment): datetime.now(UTC) >= at)  # type: ignore[misc]
+            local.restart_coordinator()
+        deadline = time.monotonic() + 60 + span_s
+        while time.monotonic() < deadline and any(s.left or s.running for s in client.schedules):
+            time.sleep(0.2)
+        ran = Counter(record.read_text().splitlines())
+        assert ran - expected == Counter(), "fired twice, or for a time there is not"
+        assert expected - ran == Counter(), "not fired"
+        assert {s.last.outcome for s in client.schedules if s.last} == {"succeeded"}
