@@ -19,6 +19,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -321,12 +322,23 @@ class Counts(NamedTuple):
     total: float
 
 
+@cache
+def _scaled(name: str, scale: float) -> tuple[float, ...]:
+    """Bounds of a histogram for values that are yet to be multiplied. ``1 / scale`` is whole: bounds stay as they are
+    meant."""
+    return tuple(bound * round(1 / scale) for bound in METRICS[name].buckets)
+
+
 def bucketed(values: Sequence[float], bounds: Sequence[float]) -> list[int]:
     """How many lie at or below each bound and above the one before it, and above all."""
-    if len(values) < 12:
-        counts = [0] * (len(bounds) + 1)
+    counts = [0] * (len(bounds) + 1)
+    if len(values) < 6:
         for value in values:
             counts[bisect_left(bounds, value)] += 1
+        return counts
+    first, last = bisect_left(bounds, min(values)), bisect_left(bounds, max(values))
+    if first == last:  # as most columns are: what a turn handles is alike
+        counts[first] = len(values)
         return counts
     ordered = sorted(values)
     edges = [0, *(bisect_right(ordered, bound) for bound in bounds), len(ordered)]
@@ -352,6 +364,8 @@ class Meter:
         }
         self._gauges: dict[str, dict[Labels, float]] = {n: {} for n, s in self._shapes.items() if s.kind == GAUGE}
         self._seen: dict[str, dict[str, None]] = {}
+        self._keys: dict[tuple[str, Labels], Labels] = {}
+        """Of series that there are, to find them by their labels."""
         self._fixed = frozenset(functions)
         if self._fixed:
             self._seen["function"] = dict.fromkeys(sorted(self._fixed))
@@ -410,19 +424,21 @@ class Meter:
 
     def count(self, name: str, n: float = 1, *labels: str) -> None:
         series = self._counters[name]
-        key = self._key(name, labels) if labels else ()
-        if key not in series:
+        key = (self._keys.get((name, labels)) or self._key(name, labels)) if labels else ()
+        before = series.get(key)
+        if before is None:
             self._begin(name, key)
-        series[key] = series.get(key, 0) + n
+            before = 0
+        series[key] = before + n
 
-    def observe(self, name: str, values: Sequence[float], *labels: str) -> None:
-        """A column of them."""
-        bounds = self._shapes[name].buckets
-        key = self._key(name, labels) if labels else ()
+    def observe(self, name: str, values: Sequence[float], *labels: str, scale: float = 1.0) -> None:
+        """A column of them, each so many times what it says."""
+        bounds = self._shapes[name].buckets if scale == 1.0 else _scaled(name, scale)
+        key = (self._keys.get((name, labels)) or self._key(name, labels)) if labels else ()
         more = bucketed(values, bounds)
         series = self._histograms[name]
         old = series.get(key)
-        total = float(sum(values))
+        total = sum(values) * scale
         if old is None:
             series[key] = Counts(tuple(more), total)
         else:
@@ -464,7 +480,10 @@ class Meter:
 
     def _key(self, name: str, labels: Sequence[str]) -> Labels:
         """The values of the labels, as far as they may have series of their own."""
-        return tuple(map(self._bounded, self._shapes[name].labels, labels))
+        key = tuple(map(self._bounded, self._shapes[name].labels, labels))
+        if key == labels:  # so there are no more of these than series
+            self._keys[name, key] = key
+        return key
 
     def _bounded(self, label: str, value: str) -> str:
         most = MOST.get(label)
@@ -548,7 +567,7 @@ class Meter:
                 self.count("ganger_worker_attempts_total", cold, "cold")
         self.count("ganger_worker_attempts_total", fact.n - cold, "warm")
         for function, run_us in fact.about.get("ran", ()):
-            self.observe("ganger_job_run_seconds", [us / 1e6 for us in run_us], function)
+            self.observe("ganger_job_run_seconds", run_us, function, scale=1e-6)
 
     def _node_lost(self, fact: Fact) -> None:
         self.count("ganger_nodes_lost_total")

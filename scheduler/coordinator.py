@@ -714,13 +714,16 @@ class Coordinator:
         for peer in (*self._clients, *self._roster):
             peer.heard_at = self._now
         self._orders.begin(self._wall)
-        if self._wall < self._journal.last_at:
+        behind = self._wall < self._journal.last_at
+        if behind:
             self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
         early = [job for job in self._adrift if job.due > self._wall]  # nobody can hold those
         for job in early:
             self._adrift.found(job)
             self._ashore(job)
             move(job, Cause.PUT_OFF)
+            if behind:
+                self._journal.standing(job)  # the next life shall not take the moment for one of today's clock
             if job.about.after and not job.story:
                 self._wait_for_parents(job)
         if self._adrift:

@@ -7,6 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from cluster.actor import Now
 from cluster.jobs import About, End, Failure, Outcome, Rules, Spec
 from cluster.messages import Assign, Awaiting, Bye, Discard, Results, Retract, Returned, Started, Waiting
 from tests.playbook import CoordinatorPlay, FakeClient, FakeNode
@@ -214,6 +215,27 @@ def test_the_clock_of_a_job_is_not_set_back_by_a_restart(play: CoordinatorPlay) 
     play.nothing_else()
     play.live(2, client)
     client.gets_failure(1, Outcome.EXPIRED)
+    play.nothing_else()
+
+
+def test_a_pause_holds_over_two_restarts_where_the_clock_was_set_back_before_the_first(play: CoordinatorPlay) -> None:
+    """The first life after it moves the moment to today's clock; the second must find it there."""
+    client = play.client()
+    client.submit(spec=spec(), about=About(delay_s=30.0))
+    client.gets_accepted(1)
+    play.live(1, client)
+    play.now = Now(play.now.mono, play.now.wall - 3_000.0)
+    for _ in range(2):
+        play.restart()
+        client.joins(accepted=1)
+        client.say(Awaiting([1]))
+        play.live(1, client)
+    node = play.node()
+    play.live(25, node, client)
+    node.gets_nothing()
+    play.live(4, node, client)
+    node.finishes(node.runs(client.job(1)))
+    client.gets_results(1, outcome=Outcome.SUCCEEDED)
     play.nothing_else()
 
 
