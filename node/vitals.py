@@ -187,8 +187,20 @@ class Machine:
         if self._most_memory is not None and self._most_memory < whole:
             whole = self._most_memory
             used = next((n for path in self._group_uses if (n := number_in(path)) is not None), None)
-            available = min(available, whole if used is None else max(0, whole - used))
+            # what was read from files and can be dropped is counted as used, and fills a group up to its limit
+            spare = sum(_droppable(path.with_name("memory.stat")) for path in self._group_uses)
+            available = min(available, whole if used is None else max(0, whole - used + spare))
         out["memory_bytes"], out["memory_available_bytes"] = whole, available
+
+
+def _droppable(path: Path) -> int:
+    """Bytes of files in a control group's memory that nothing has used lately."""
+    with contextlib.suppress(*_UNREADABLE):
+        for line in path.read_text("ascii").splitlines():
+            name, _, value = line.partition(" ")
+            if name == "inactive_file":
+                return int(value)
+    return 0
 
 
 def _some(text: bytes) -> float:

@@ -115,12 +115,13 @@ def test_a_control_group_that_is_tighter_counts(kernel: Kernel, tmp_path: Path) 
     for name, text in (
         ("memory.max", str(1_000 * KIB)),
         ("memory.current", str(400 * KIB)),
+        ("memory.stat", f"anon 7\ninactive_file {150 * KIB}\nactive_file 9\n"),
         ("cpu.max", "50000 100000"),
     ):
         (group / name).write_text(text)
     machine = kernel.machine(tmp_path)
     found = machine.measure()
-    assert (found["memory_bytes"], found["memory_available_bytes"]) == (1_000 * KIB, 600 * KIB)
+    assert (found["memory_bytes"], found["memory_available_bytes"]) == (1_000 * KIB, 750 * KIB)
     kernel.now += 1.0
     kernel.processors(dict.fromkeys(os.sched_getaffinity(0), (10, 90)))
     kernel.process("self", ticks=os.sysconf("SC_CLK_TCK") // 2, pages=1)
