@@ -1132,8 +1132,8 @@ class Client(concurrent.futures.Executor):
         return row
 
     def set_queue(self, name: str, **settings: Any) -> dict[str, Any]:
-        """Set ``weight`` (1 to 1000), ``paused``, ``max_running`` or ``max_per_node`` (a number, or None for no cap) of
-        a queue, for good; the queue as it is then."""
+        """Set ``weight`` (1 to 1000), ``paused``, ``max_running`` or ``max_per_node`` (a number, or None for no cap),
+        or ``placement`` (``spread`` or ``pack``) of a queue, for good; the queue as it is then."""
         queue: dict[str, Any] = self.ask("queue", name=name, set=settings)["queue"]
         return queue
 

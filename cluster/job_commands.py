@@ -269,14 +269,17 @@ class Cap(click.ParamType[int | str]):
 @click.option("--weight", type=click.IntRange(1, 1000), help="Its share, against other queues with jobs ready.")
 @click.option("--max-running", type=Cap(), help="Attempts at a time in the whole cluster.")
 @click.option("--max-per-node", type=Cap(), help="Attempts at a time on each node.")
+@click.option("--placement", type=click.Choice(["spread", "pack"]), help="Over the nodes, or into as few as take them.")
 @click.pass_context
-def set_(ctx: click.Context, /, name: str, weight: int | None, **caps: int | str | None) -> None:
-    """Set the weight and caps of a queue."""
+def set_(ctx: click.Context, /, name: str, weight: int | None, placement: str | None, **caps: int | str | None) -> None:
+    """Set the weight, the caps and the placement of a queue."""
     settings: dict[str, Any] = {key: None if cap == "none" else cap for key, cap in caps.items() if cap is not None}
     if weight is not None:
         settings["weight"] = weight
+    if placement is not None:
+        settings["placement"] = placement
     if not settings:
-        raise click.UsageError("say what to set: --weight, --max-running or --max-per-node")
+        raise click.UsageError("say what to set: --weight, --max-running, --max-per-node or --placement")
     _set(ctx, name, **settings)
 
 

@@ -35,6 +35,7 @@ def queue(queue: Queue, ready: int) -> dict[str, Any]:
         "paused": settings.paused,
         "max_running": settings.max_running,
         "max_per_node": settings.max_per_node,
+        "placement": settings.placement,
         "jobs": queue.jobs,
         "ready": ready,
         "leased": queue.leased,

@@ -109,6 +109,11 @@ def score(node: Candidate) -> float:
 C = TypeVar("C", bound=Candidate)
 
 
+def fullest(candidates: Sequence[C]) -> C:
+    """The candidate to pack into: of those with a free slot the fullest, and rather one that others leave alone."""
+    return min(candidates, key=lambda n: (n.outstanding >= n.slots, n.penalty >= 0.5, -n.outstanding / n.slots))
+
+
 def choose(candidates: Sequence[C], chance: Chance, warm: Collection[int] = ()) -> C:
     """One of the candidates, of which there is at least one. ``warm``: those that have run the function lately, by
     identity; they win ties.

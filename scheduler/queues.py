@@ -8,7 +8,7 @@ that a cap holds for all that may run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import msgpack
@@ -17,6 +17,8 @@ MAX_QUEUES = 10_000
 """Queues that may be set or hold jobs."""
 
 MAX_WEIGHT = 1_000
+
+PLACEMENTS = ("spread", "pack")
 
 SETTING = "queue "
 """Begins the names of what is set for queues, in the store."""
@@ -34,10 +36,12 @@ class Settings:
     """Attempts at a time, in the whole cluster,"""
     max_per_node: int | None = None
     """...and on each node."""
+    placement: str = "spread"
+    """...over the nodes, or ``pack`` into as few as take them."""
 
     def changed(self, wanted: dict[str, Any]) -> Settings:
         """With these set. Raises ``ValueError`` with what is wrong."""
-        out = Settings(self.weight, self.paused, self.max_running, self.max_per_node)
+        out = replace(self)
         for name, value in wanted.items():
             if name == "weight":
                 if type(value) is not int or not 1 <= value <= MAX_WEIGHT:
@@ -48,21 +52,27 @@ class Settings:
             elif name in ("max_running", "max_per_node"):
                 if value is not None and (type(value) is not int or not 1 <= value < 1 << 31):
                     raise ValueError(f"{name} is a positive number or none, not {value!r}")
+            elif name == "placement":
+                if value not in PLACEMENTS:
+                    raise ValueError(f"placement is {' or '.join(PLACEMENTS)}, not {value!r}")
             else:
-                raise ValueError(f"a queue has no {str(name)[:40]!r}; it has weight, paused, max_running, max_per_node")
+                known = ", ".join(field.name for field in fields(self))
+                raise ValueError(f"a queue has no {str(name)[:40]!r}; it has {known}")
             setattr(out, name, value)
         return out
 
     @property
     def words(self) -> str:
         caps = [f"{name} {n}" for name in ("max_running", "max_per_node") if (n := getattr(self, name)) is not None]
-        return ", ".join([f"weight {self.weight}", *caps, *(["paused"] if self.paused else [])])
+        packed = ["pack"] if self.placement == "pack" else []
+        return ", ".join([f"weight {self.weight}", *caps, *packed, *(["paused"] if self.paused else [])])
 
     def pack(self) -> bytes:
-        return bytes(msgpack.packb([self.weight, self.paused, self.max_running, self.max_per_node]))
+        return bytes(msgpack.packb([getattr(self, field.name) for field in fields(self)]))
 
     @staticmethod
     def unpack(packed: bytes) -> Settings:
+        """What was not there yet when they were kept is as usual."""
         return Settings(*msgpack.unpackb(packed))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from scheduler.functions import Demand
-from scheduler.placement import Chance, choose
+from scheduler.placement import Chance, choose, fullest
 from scheduler.queues import Queue
 from scheduler.roster import Node
 
@@ -25,6 +25,9 @@ class Rooms:
         """Which takes the next job of this queue; None where none can. ``avoid``: the node where its last attempt
         failed, which takes it only if no other can."""
         nodes, most, warm = self.nodes, self.most, self.warm
+        if queue.settings.placement == "pack":
+            able = [n for n in nodes if n.outstanding < most[id(n)] and queue.room_on(n.name) != 0]
+            return fullest([n for n in able if n.name != avoid] or able) if able else None
         if avoid and len(nodes) > 1:
             others = [
                 n for n in nodes if n.name != avoid and n.outstanding < most[id(n)] and queue.room_on(n.name) != 0

@@ -369,6 +369,7 @@ def test_queues_are_shown_a_line_each_or_as_a_document() -> None:
     ("arguments", "settings"),
     [
         (("set", "mail", "--weight", "3"), {"weight": 3}),
+        (("set", "mail", "--placement", "pack"), {"placement": "pack"}),
         (("set", "mail", "--max-running", "5", "--max-per-node", "none"), {"max_running": 5, "max_per_node": None}),
         (("pause", "mail"), {"paused": True}),
         (("resume", "mail"), {"paused": False}),
@@ -385,7 +386,7 @@ def test_a_queue_is_set_for_good_and_shown(arguments: tuple[str, ...], settings:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("set", "mail"), "say what to set: --weight, --max-running or --max-per-node"),
+        (("set", "mail"), "say what to set: --weight, --max-running, --max-per-node or --placement"),
         (("set", "mail", "--weight", "0"), "0 is not in the range"),
         (("set", "mail", "--max-running", "0"), "'0' is neither a positive number nor none"),
         (("set", "mail", "--max-per-node", "many"), "'many' is neither a positive number nor none"),

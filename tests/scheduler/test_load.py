@@ -146,3 +146,11 @@ def test_where_there_is_no_other_it_is_tried_there_again() -> None:
     crash = Failure("WorkerCrashed", "the worker process died").encode()
     node.say(Finished(node.gets(Assign).tokens, [int(End.CRASHED)], [crash], [], [1], [1]))
     assert given(node) == 1
+
+
+def test_a_queue_that_is_packed_fills_one_node_first() -> None:
+    play = CoordinatorPlay(limits=CoordinatorLimits(prefill_max=0))
+    nodes, client = [play.node(name, slots=4) for name in "abc"], play.client()
+    play.asks(client, "queue", name="default", set={"placement": "pack"})
+    client.submit(6)
+    assert sorted(map(given, nodes)) == [0, 2, 4]

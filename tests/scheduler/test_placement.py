@@ -19,6 +19,7 @@ from scheduler.placement import (
     damped,
     faded,
     foreign,
+    fullest,
     prefill,
     score,
     short_of_memory,
@@ -192,3 +193,24 @@ def test_a_node_that_was_short_of_memory_has_to_recover_well() -> None:
     assert [short_of_memory(has(share), True) for share in (0.06, 0.07, 0.09)] == [True, True, False]
     assert [short_of_memory(has(0.5, waits), False) for waits in (0.1, 0.3)] == [False, True]
     assert [short_of_memory(has(0.5, waits), True) for waits in (0.15, 0.05)] == [True, False]
+
+
+# ------------------------------------------------------------------------------------ packing
+
+
+@given(seats)
+def test_packing_never_takes_a_full_node_while_another_has_a_slot(candidates: list[Seat]) -> None:
+    chosen = fullest(candidates)
+    assert chosen in candidates
+    if any(seat.outstanding < seat.slots for seat in candidates):
+        assert chosen.outstanding < chosen.slots
+
+
+def test_packed_work_fills_one_node_after_the_other_and_those_of_others_last() -> None:
+    loaded, *nodes = Seat(2, 0, 0, penalty=1.0), Seat(2, 0, 1), Seat(2, 0, 2)
+    order = []
+    for _ in range(6):
+        seat = fullest([loaded, *nodes])
+        seat.outstanding += 1
+        order.append(seat.name)
+    assert order == [1, 1, 2, 2, 0, 0]

@@ -101,7 +101,7 @@ def test_a_paused_queue_starts_nothing_and_holds_up_nobody(play: CoordinatorPlay
 
 def test_a_pause_lasts_over_a_restart(play: CoordinatorPlay) -> None:
     node, client = play.node(slots=4), play.client()
-    sets(play, client, paused=True, weight=7, max_running=3, max_per_node=2)
+    sets(play, client, paused=True, weight=7, max_running=3, max_per_node=2, placement="pack")
     client.submit(spec=spec())
     client.gets_accepted(1)
     for _ in range(2):
@@ -115,12 +115,13 @@ def test_a_pause_lasts_over_a_restart(play: CoordinatorPlay) -> None:
         "paused": True,
         "max_running": 3,
         "max_per_node": 2,
+        "placement": "pack",
         "jobs": 1,
         "ready": 1,
         "leased": 0,
     }
     play.nothing_else()
-    sets(play, client, paused=False, weight=1, max_running=None, max_per_node=None)
+    sets(play, client, paused=False, weight=1, max_running=None, max_per_node=None, placement="spread")
     node.gets(Assign)
     play.restart()
     assert play.coordinator._queues.get("mail") is not None, "it has a job"
@@ -422,6 +423,7 @@ def test_a_job_whose_queue_no_node_serves_says_so(play: CoordinatorPlay) -> None
         ({"name": "mail", "set": {"paused": 1}}, "paused is true or false"),
         ({"name": "mail", "set": {"max_running": 0}}, "max_running is a positive number or none"),
         ({"name": "mail", "set": {"max_per_node": 1 << 31}}, "max_per_node is a positive number or none"),
+        ({"name": "mail", "set": {"placement": "heap"}}, "placement is spread or pack, not 'heap'"),
         ({"name": "mail", "set": {"speed": 1}}, "it has weight, paused, max_running, max_per_node"),
         ({"name": "mail", "set": {"__class__": 1}}, "it has weight"),
     ],
