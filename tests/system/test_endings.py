@@ -38,7 +38,7 @@ def client(harm: ModuleType) -> Iterator[Client]:
 def ends(client: Client, harm: ModuleType, started: Path, kind: str, way: str, moment_s: float) -> None:
     """Start one, end it after a moment, and see that the next jobs, of which one comes to its slot, are right."""
     deaf = way == "hard" or kind == "computes_in_c"  # code in C hears nothing before it returns
-    options: dict[str, Any] = {"grace_s": 0.05 if deaf else 20.0}
+    options: dict[str, Any] = {"grace_s": 0.15 if deaf else 20.0}
     if way != "cancel":
         options["timeout_s"] = 0.03 + moment_s
     able = client.options(**options)
