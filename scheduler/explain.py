@@ -136,7 +136,7 @@ def _ready(job: Job, ready: ReadyQueue, nodes: Sequence[Node], now: float) -> li
         waiting_too = f"{ready.count(queue.name)} wait in its queue"
         out.append(f"all {slots} slots of the {len(able)} nodes that fit are taken; {waiting_too}")
     loaded = [f"{n.name}: {n.penalty:.2f}" for n in able if n.penalty]
-    if loaded and len(busy) < len(able):
+    if loaded and not out:  # no reason not to run, but for a choice that may surprise
         out.append(f"nodes that others use count as fuller, by so much of their slots: {', '.join(loaded[:SHOWN])}")
     if job.absent:
         out.append("its arguments are being read from the disk")

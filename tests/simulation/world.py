@@ -300,7 +300,7 @@ class World:
             for _ in range(int(self.plan.schedule_orders)):
                 moment = chance.uniform(0, self.plan.span_s)
                 self.clock.at(moment, lambda: chance.choice(self.clients).order(orders.other()))
-                self.clock.at(self.plan.span_s, self._remove_schedules)
+            self.clock.at(self.plan.span_s, self._remove_schedules)
 
     def _put(self, orders: Orders, chance: Random) -> None:
         chance.choice(self.clients).order(orders.put(self.wall_of("coordinator") + self.clock.now))
@@ -558,7 +558,7 @@ class World:
     def _stuck(self) -> str:
         stories = self.ledger.open
         if not stories:
-            return "a question has no answer"
+            return "a question has no answer" if self.ledger.asking else "a schedule's jobs have no end"
         words = [f"{len(stories)} jobs have no outcome; {stories[0]}"]
         client = next(c for c in self.clients if c.name == stories[0].client)
         coordinator = self.coordinator.coordinator
