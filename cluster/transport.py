@@ -76,8 +76,7 @@ QUIET_S = 5.0
 
 _NOW = int(zmq.NOBLOCK)
 _NOW_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
-_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
-_MORE = int(zmq.RCVMORE)
+_READABLE = int(zmq.POLLIN)
 
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 _ZAP_DOMAIN = b"ganger"
@@ -337,10 +336,9 @@ class Dial:
             except zmq.Again:
                 emptied = True
                 break
-            extra = _rest(self._socket) if self._socket.get(_MORE) else 0
             self.received += 1
             self.received_bytes += len(raw)
-            events.append(_event(b"", self._identity, raw, extra))
+            events.append(_event(b"", self._identity, raw))
             if len(events) == 1 and not _readable(self._socket):
                 emptied = True
         if not emptied:
@@ -612,7 +610,7 @@ class _Complaints:
 # ------------------------------------------------------------------------------------ messages
 
 
-def _event(route: bytes, identity: Identity, raw: bytes | memoryview, extra: int) -> Received | Garbled:
+def _event(route: bytes, identity: Identity, raw: bytes | memoryview, extra: int = 0) -> Received | Garbled:
     if extra:
         return Garbled(route, identity, f"{1 + extra} frames instead of one")
     try:
@@ -637,8 +635,9 @@ def _rest(socket: Socket) -> int:
 
 
 def _readable(socket: Socket) -> bool:
-    """After a lone message this is a third of the price of ``recv`` that raises ``Again``."""
-    return bool(int(socket.get(_EVENTS)) & _READABLE)
+    """After a lone message this is a quarter of the price of ``recv`` that raises ``Again``, and half that of asking
+    for the option ``EVENTS``."""
+    return bool(zmq.zmq_poll([(socket, _READABLE)], 0))
 
 
 def _user_id(frame: zmq.Frame) -> str:

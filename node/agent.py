@@ -156,6 +156,8 @@ class Agent:
                     self._worker_done(event)
                 case Received():
                     self._received(event)
+                case Drained():
+                    drained = True
                 case WorkerUp():
                     self._worker_up(event)
                 case WorkerGone():
@@ -194,8 +196,6 @@ class Agent:
                     self._fact("clock_jumped", seconds=event.seconds)
                 case Garbled():
                     self._fact("garbled", reason=event.reason)
-                case Drained():
-                    drained = True
         self._staff()
         self._give()
         self._tell_states()

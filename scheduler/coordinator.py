@@ -244,6 +244,8 @@ class Coordinator:
             match event:
                 case Received():
                     self._received(event)
+                case Drained():
+                    drained = True
                 case blobs.ChunkWritten():
                     self._tell(self._exchange.written(event))
                 case blobs.ChunkRead():
@@ -272,8 +274,6 @@ class Coordinator:
                     self._stalled(event.seconds)
                 case WallClockJumped():
                     self._clock_set(event.seconds)
-                case Drained():
-                    drained = True
         for reason, n in garbled.items():
             self._fact("garbled", n, reason=reason)
         self._ring()
@@ -954,7 +954,8 @@ class Coordinator:
                 self._journal.key(row_, job)
             self._keyed.clear()
             self._relieve_memory(accepted)
-            queues = figures.by_queue(accepted)
+            only = records[0] if len(records) == 1 else None
+            queues = [(only.queue.name, len(accepted))] if isinstance(only, Record) else figures.by_queue(accepted)
             self._fact("jobs_accepted", len(accepted), session=client.session.hex(), queues=queues)
         if full:
             self._hold(client, full)

@@ -353,9 +353,9 @@ class Journal:
         if self.open:
             self._changes.repeated += jobs
 
-    def orders(self, rows: Rows) -> None:
+    def orders(self, rows: Rows | None) -> None:
         """What the turn has changed of schedules."""
-        if not self.open:
+        if rows is None or not self.open:
             return
         changes = self._changes
         changes.forgotten_schedules += rows.forgotten

@@ -131,6 +131,8 @@ class StandingOrders:
 
     def stop(self) -> None:
         """Have those end that later ones wait for. They may be jobs of this very turn, so these are written before."""
+        if not self._stops:
+            return
         stops, self._stops = self._stops, []
         for key, kill in stops:
             job = self._house.unfinished(self._book.job(key))
@@ -153,9 +155,9 @@ class StandingOrders:
         if self._watch_at < math.inf:
             self._watch_at = wall
 
-    def rows(self) -> Rows:
-        """What the store shall have, with the jobs of this turn."""
-        return self._book.rows()
+    def rows(self) -> Rows | None:
+        """What the store shall have, with the jobs of this turn; None if nothing has changed."""
+        return self._book.rows() if self._book.changed else None
 
     # ------------------------------------------------------------------------------- firing
 

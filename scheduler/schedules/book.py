@@ -323,6 +323,11 @@ class Schedules:
             self._serve(now_us, out, work, most)
         return out
 
+    @property
+    def changed(self) -> bool:
+        """Whether ``rows`` has anything."""
+        return bool(self._standings or self._firings or self._schedules or self._forgotten)
+
     def rows(self) -> Rows:
         """What has changed since the last call."""
         out = Rows(

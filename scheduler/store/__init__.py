@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 
@@ -280,7 +281,10 @@ class Changes:
     """...and those whose arguments are not kept any more either."""
 
     def __bool__(self) -> bool:
-        return any(getattr(self, f.name) for f in fields(self))
+        return any(_TABLES(self))
+
+
+_TABLES = attrgetter(*(f.name for f in fields(Changes)))
 
 
 class Recovered(NamedTuple):
