@@ -100,6 +100,7 @@ from scheduler.rooms import Rooms
 from scheduler.roster import BARRED, Node, Roster
 from scheduler.standing_orders import House, StandingOrders
 from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
+from scheduler.tally import Tally
 from scheduler.timers import Kind, Timers
 from scheduler.waiting import WaitingJobs
 
@@ -169,24 +170,13 @@ class Coordinator:
         self._rank = 0
         self._admission = Admission(self._limits)
         self._payloads = Payloads(self._limits.payload_memory_bytes)
-        self._dead = 0
-        self._finished = dict.fromkeys(Outcome, 0)
-        self._discarded = 0
+        self._tally = Tally()
         self._born: float | None = None
         self._turn = Turn()
         self._now = self._wall = 0.0
         self._active: dict[int, Peer] = {}
         """Peers to look after at the end of this turn."""
-        self._told_finished = dict(self._finished)
-        self._ended: list[Job] = []
-        """Jobs that got their outcome in this turn,"""
-        self._refused: dict[str, int] = {}
-        """...those that were not taken, by the kind of their error,"""
         self._measure_at = 0.0
-        self._died: list[Job] = []
-        """...dead letters,"""
-        self._retried: dict[str, int] = {}
-        """...and jobs that shall run again, by the kind of their failure."""
         self._judge_at = 0.0
         self._journal = Journal(recovered, self._functions)
         self._prune_at = math.inf
@@ -290,7 +280,7 @@ class Coordinator:
         self._desk.tell_events()
         self._desk.tell_drained()
         self._settle()
-        self._tell_finished()
+        self._turn.facts += self._tally.facts(self._wall)
         self._journal.orders(self._orders.rows())
         if now.mono >= self._measure_at:
             self._measure()
@@ -1057,8 +1047,7 @@ class Coordinator:
 
     def _refuse_job(self, client: Client, counter: int, why: str, kind: str = "JobRefused") -> tuple[bytes, bytes]:
         """Its id and the failure that is owed."""
-        self._finished[Outcome.FAILED] += 1
-        self._refused[kind] = self._refused.get(kind, 0) + 1
+        self._tally.refused(kind)
         failure = Failure(kind, f"the coordinator did not take the job: {why}").encode()
         client.owe(Owed(counter, Outcome.FAILED, failure, None))
         return job_id(client.session, counter), failure
@@ -1230,7 +1219,7 @@ class Coordinator:
             self._exchange.unneeded(node, sha)
         self._push_back(crashed, f"a worker of node {node.name} died under them")
         if late:
-            self._discarded += len(late)
+            self._tally.discarded += len(late)
             self._fact("results_discarded", len(late), node=node.name)
             self._send(node, Discard(late))
 
@@ -1244,7 +1233,7 @@ class Coordinator:
         move(job, Cause.RETRY)
         job.node, job.token, job.retracting = None, 0, False
         job.due = self._wall + retries.pause_s(job, failure, self._chance)
-        self._retried[failure.kind] = self._retried.get(failure.kind, 0) + 1
+        self._tally.retried(failure.kind)
         self._note("retried", [job], failure.kind)
         if job.cancel_wished:
             self._cancel_ready(job)
@@ -1309,12 +1298,8 @@ class Coordinator:
             self._ended_with_hooks.append((job, outcome, payload, dead))
         if len(self._dependencies):
             self._parents_ended.append((job.id, well, f"is {job.outcome.word}"))
-        if dead:
-            self._dead += 1
-            self._died.append(job)
+        self._tally.ended(job, dead)
         word = job.outcome
-        self._finished[word] += 1
-        self._ended.append(job)
         if self._events.listened(self._now):
             self._events.add(word.word, job, self._wall, dead, job.story[-1].what if job.story and not well else "")
         kept = self._journal.ended(job, outcome, payload, large, self._wall, dead, name, ran)
@@ -1923,38 +1908,12 @@ class Coordinator:
             self._turn.after_commit += self._exchange.effects
             self._exchange.effects = []
 
-    def _tell_finished(self) -> None:
-        if self._died:
-            first = self._died[0]
-            self._fact(
-                "jobs_dead",
-                len(self._died),
-                first=format_job(first.id),
-                function=first.record.spec.name,
-                queues=figures.by_queue(self._died),
-            )
-            self._died = []
-        for kind, n in self._retried.items():
-            self._fact("jobs_retried", n, reason=kind)
-        self._retried.clear()
-        for kind, n in self._refused.items():
-            self._fact("jobs_refused", n, reason=kind)
-        self._refused.clear()
-        if self._told_finished != self._finished:
-            rows = figures.ended(self._ended, self._wall)
-            self._ended.clear()
-            for outcome, n in self._finished.items():
-                if n != self._told_finished[outcome]:
-                    more = n - self._told_finished[outcome]
-                    self._fact("jobs_finished", more, outcome=outcome.word, rows=rows.get(outcome, []))
-            self._told_finished = dict(self._finished)
-
     def _measure(self) -> None:
         """How things stand, for those who listen to facts; a book of many entries is measured less often."""
         self._measure_at = self._now + 1.0 + (len(self._roster) + len(self._queues) + len(self._clients)) / 1_000
         gauges = {
             "epoch": self.epoch,
-            "dead_letters": self._dead,
+            "dead_letters": self._tally.dead,
             "sessions": len(self._clients),
             "sessions_held": len(self._admission.held),
             "results_owed_bytes": sum(client.owed_bytes for client in self._clients),
@@ -2034,10 +1993,10 @@ class Coordinator:
                 "adrift": len(self._adrift),
                 "leased": load.pop("leased"),
                 "running": load["busy"],
-                "finished": {o.word: n for o, n in self._finished.items()},
+                "finished": {o.word: n for o, n in self._tally.finished.items()},
             },
-            "dead_letters": self._dead,
-            "results_discarded": self._discarded,
+            "dead_letters": self._tally.dead,
+            "results_discarded": self._tally.discarded,
             "sessions": len(self._clients),
             **load,
         }
