@@ -149,8 +149,8 @@ class Machine:
         out = 0
         for pid in pids:
             if pid not in tree:
-                with contextlib.suppress(*_UNREADABLE), open(self._proc / pid / "stat", "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
+                with contextlib.suppress(*_UNREADABLE):
+                    fields = self._stat(pid)
                     out += fields[0] == b"R" and int(fields[36]) in processors
         return out
 
@@ -161,11 +161,19 @@ class Machine:
         tree = {str(os.getpid())}
         for pid in self._tree():
             tree.add(pid)
-            with contextlib.suppress(*_UNREADABLE), open(self._proc / pid / "stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
+            with contextlib.suppress(*_UNREADABLE):
+                fields = self._stat(pid)
                 ticks += sum(map(int, fields[11:15]))
                 pages += int(fields[21])
         return ticks / _TICKS, pages * _PAGE_BYTES, tree
+
+    def _stat(self, pid: str) -> list[bytes]:
+        """What the kernel says of a process, from its state on. There may be thousands to ask about."""
+        fd = os.open(f"{self._proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, 4096).rpartition(b")")[2].split(None, 37)
+        finally:
+            os.close(fd)
 
     def _tree(self) -> Iterator[str]:
         pids = ["self"]
