@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Any
 
 from cluster import packages
-from cluster.client import Client, Transport, flush_all
+from cluster.carrier import flush_all
+from cluster.client import Client, Transport
 from cluster.errors import ClientClosed, ConfigError
 from cluster.keys import remove_runtime_dir, runtime_dir
 from cluster.processes import MODULES, READY_WITHIN_S, Process
