@@ -564,7 +564,7 @@ class WorkerPool:
                         continue
                     self._limit(worker, rules)
                 sha = large[0] if large else b""
-                more = sha, start_by, about, rules.open_files
+                more = sha, start_by, about, rules.open_files, rules.timeout_s
                 packet = pack((token, job, attempt, spec.by_value, spec.code, payload, *more))
             if len(packet) > worker.packet_max:
                 self._tell(WorkerDone(slot, worker.pid, [_too_large(token, len(packet), worker.packet_max)]))

@@ -23,6 +23,7 @@ import pytest
 
 from cluster import payload, trees
 from cluster.config import INLINE_BYTES
+from cluster.ids import format_job
 from cluster.jobs import End, Failure, Rules, Spec
 from node import worker as program
 from node.events import (
@@ -50,6 +51,7 @@ T = TypeVar("T")
 
 JOBS = '''
 import asyncio, ctypes, os, signal, stat, subprocess, sys, threading, time
+from datetime import datetime, timezone
 import cluster
 
 def exit_hard(): os._exit(3)
@@ -231,6 +233,13 @@ def saves():
 def keep_job():
     global kept_job
     kept_job = cluster.current_job()
+def left():
+    job = cluster.current_job()
+    now = datetime.now(timezone.utc)
+    return job.deadline and (job.deadline - now).total_seconds()
+def whose():
+    job = cluster.current_job()
+    return job.parent, job.root
 def save_kept(): kept_job.save(1)
 
 def eat(mib, pause):
@@ -923,6 +932,26 @@ def test_what_a_job_saves_comes_before_its_result(host: Host) -> None:
     seen, result = host.results(2)
     assert seen == (1, "k", ("a",), {"n": 1}, "the state is a pickle of", {"n": 2}) and result == 2
     assert [payload.unpack_state(e.state) for e in host.of(StateSaved)] == [{"n": 2}]
+
+
+def test_a_job_knows_when_it_will_be_timed_out(host: Host) -> None:
+    host.spawn()
+    limited, free = host.run("left"), host.run("left")
+    limited = limited._replace(spec=replace(limited.spec, rules=Rules(timeout_s=60.0)))
+    host.give(limited)
+    host.results(1)
+    host.give(free._replace(spec=replace(free.spec, rules=Rules(open_files=100))))
+    left_s, none = host.results(2)
+    assert 50.0 < left_s < 60.0 and none is None
+
+
+def test_a_job_knows_whose_child_it_is(host: Host) -> None:
+    host.spawn()
+    child, grandchild = {"parent": b"p" * 16}, {"parent": b"p" * 16, "root": b"r" * 16}
+    run = host.run("whose")
+    host.give(run, *(host.run("whose")._replace(about=msgpack.packb(said)) for said in (child, grandchild)))
+    me, parent, root = (format_job(byte * 16) for byte in (b"j", b"p", b"r"))
+    assert host.results(3) == [(None, me), (parent, parent), (parent, root)]
 
 
 def test_a_job_that_is_over_saves_nothing(host: Host) -> None:
