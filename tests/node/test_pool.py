@@ -42,6 +42,7 @@ from node.events import (
     WorkerGone,
     WorkerUp,
 )
+from node.output import MOST_BYTES
 from node.pool import Event, WorkerPool
 
 pytestmark = pytest.mark.system
@@ -268,6 +269,11 @@ def share_of_a_processor(seconds):
     share_of_a_processor.spent = time.process_time()
     return seconds / (time.monotonic() - began)
 share_of_a_processor.spent = 0
+
+def prints(count, text):
+    for _ in range(count): print(text)
+    print(text[:9], "to standard error", file=sys.stderr)
+    subprocess.run(["echo", text[:9], "by a program"])
 
 class DiesInPickle:
     def __reduce__(self): os._exit(4)
@@ -959,6 +965,27 @@ def test_a_job_that_is_over_saves_nothing(host: Host) -> None:
     host.give(host.run("keep_job"), host.run("save_kept"))
     assert host.results(2)[1].text == "the job is over: it cannot save any more"
     assert not host.of(StateSaved)
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_of_what_each_job_prints_the_beginning_goes_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], fork: bool
+) -> None:
+    host = Host(tmp_path, fork=fork)
+    try:
+        pid = host.spawn()
+        line = "x" * 1023
+        host.give(host.run("prints", 3 * MOST_BYTES // 1024, line))
+        assert host.results(1) == [None]
+        host.give(host.run("prints", 1, "the other"))
+        assert host.results(2) == [None] * 2
+    finally:
+        host.pool.close()
+    out, err = capfd.readouterr()
+    flood, word, rest = out.partition(f"\nganger: worker {pid}: ")
+    assert flood == (line + "\n") * (MOST_BYTES // 1024) and word
+    assert rest.endswith("the other\nthe other by a program\n") and len(rest) < 4 * 65_536
+    assert err == "xxxxxxxxx to standard error\nthe other to standard error\n"
 
 
 # ------------------------------------------------------------------------------------ limits
