@@ -26,6 +26,7 @@ from cluster.carrier import FLUSH_S, LINGER_MS, Code, Session, Wire, raiser, wit
 from cluster.config import INLINE_BYTES, ClientLimits
 from cluster.futures import Future
 from cluster.ids import format_job, parse_job
+from cluster.job_context import STAGE, Staged, as_child
 from cluster.jobs import HOOK_BYTES, Hook, Rules, Spec
 from cluster.keys import ConnectionFile, find_connection
 from cluster.options import HOOKS, Options, Webhook
@@ -110,6 +111,7 @@ class Client(concurrent.futures.Executor):
     def _set_up(self, session: Session, connect_timeout_s: float) -> None:
         self._options = Options()
         self._about = b""
+        self._child: tuple[Staged | None, bytes] = None, b""
         self._by_value = ByValue()
         self._session = session
         self._specs: dict[tuple[PackedFunction, bool], tuple[bytes, Code | None]] = {}
@@ -147,7 +149,7 @@ class Client(concurrent.futures.Executor):
         except Exception as e:
             future._fail(without_frames(e))
             return future
-        session.offer(future, spec, payload, code, self._options, self._summary(fn, args, kwargs), self._about)
+        session.offer(future, spec, payload, code, self._options, self._summary(fn, args, kwargs), self._said)
         return future
 
     def map(
@@ -210,6 +212,7 @@ class Client(concurrent.futures.Executor):
         twin._by_value = self._by_value if same else ByValue(by_value_names(twin._options.by_value))
         twin._session = self._session
         twin._about = twin._options.about.encode()
+        twin._child = None, b""
         twin._specs = {}
         twin._origin = self
         return twin
@@ -519,13 +522,24 @@ class Client(concurrent.futures.Executor):
             raise errors.TooLarge(f"{name}: the function has {len(hook)} bytes, the limit is {HOOK_BYTES}")
         return hook
 
+    @property
+    def _said(self) -> bytes:
+        """What is said about each job, encoded; of one that is handed in by a job, also that."""
+        parent = STAGE.job
+        if parent is None:
+            return self._about
+        kept = self._child
+        if kept[0] is not parent:
+            self._child = kept = parent, as_child(self._options.about, parent).encode()
+        return kept[1]
+
     def _summary(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         wanted = self._options.summary
         return summary(fn, args, kwargs) if wanted is True else wanted or ""
 
     def _caller(self, fn: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Future[Any]]:
         """``submit`` of one function, packed now and never again."""
-        session, by_value, options, about = self._session, self._by_value, self._options, self._about
+        session, by_value, options, about = self._session, self._by_value, self._options, self._said
         max_bytes = session.limits.max_blob_bytes
         if session.closed is not None:
             raise session.closed()

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
 from cluster.ids import format_job
+from cluster.jobs import About
 
 STATE_BYTES = 64 * 1024
 """Largest pickled state that ``save`` takes: it travels inside a message."""
@@ -22,9 +25,11 @@ STATE_BYTES = 64 * 1024
 class CurrentJob:
     """The job that runs here. ``cluster.current_job()`` makes it."""
 
-    __slots__ = ("_about", "_id", "_save", "_saved", "_token", "attempt")
+    __slots__ = ("_about", "_ends", "_id", "_save", "_saved", "_token", "attempt")
 
-    def __init__(self, job: bytes, attempt: int, about: bytes, token: int, save: Callable[[int, bytes], None]) -> None:
+    def __init__(
+        self, job: bytes, attempt: int, about: bytes, token: int, save: Callable[[int, bytes], None], ends: float
+    ) -> None:
         import msgpack
 
         self._id = job
@@ -33,6 +38,7 @@ class CurrentJob:
         self._about: dict[str, Any] = msgpack.unpackb(about) if about else {}
         self._token = token
         self._save = save
+        self._ends = ends
         self._saved: bytes = self._about.get("saved") or b""
 
     @property
@@ -53,9 +59,14 @@ class CurrentJob:
         return str(self._about.get("queue", "default"))
 
     @property
-    def deadline(self) -> float | None:
-        """When it is to be over, in seconds since the epoch."""
-        return self._about.get("deadline")
+    def deadline(self) -> datetime | None:
+        """The moment at which this attempt will have run for its ``timeout_s``, in UTC; ``None`` without one.
+
+        By the node's clock as it is now, and without the time that the machine may be found to have stood still.
+        """
+        if not self._ends:
+            return None
+        return datetime.now(UTC) + timedelta(seconds=self._ends - time.monotonic())
 
     @property
     def schedule(self) -> str | None:
@@ -71,13 +82,18 @@ class CurrentJob:
 
     @property
     def parent(self) -> str | None:
-        """Id of the job that handed this one in."""
-        return self._named("parent")
+        """Id of the job that handed this one in; ``None`` if that was no job."""
+        raw = self._about.get("parent")
+        return format_job(raw) if raw else None
 
     @property
-    def root(self) -> str | None:
-        """Id of the first of its ancestors."""
-        return self._named("root")
+    def root(self) -> str:
+        """Id of the first of its ancestors; its own without any."""
+        return format_job(self._root)
+
+    @property
+    def _root(self) -> bytes:
+        return self._about.get("root") or self._about.get("parent") or self._id
 
     @property
     def saved(self) -> Any:
@@ -95,12 +111,12 @@ class CurrentJob:
         self._save(self._token, packed)
         self._saved = packed
 
-    def _named(self, what: str) -> str | None:
-        raw = self._about.get(what)
-        return format_job(raw) if raw else None
-
     def __repr__(self) -> str:
         return f"<job {self.id}, attempt {self.attempt}>"
+
+
+Staged = tuple[bytes, int, bytes, int, Callable[[int, bytes], None], float]
+"""Job, attempt, what is told about it, token, how to save, and when it is timed out by the monotonic clock or 0."""
 
 
 class Stage:
@@ -109,7 +125,7 @@ class Stage:
     __slots__ = ("check", "job", "shields")
 
     def __init__(self) -> None:
-        self.job: tuple[bytes, int, bytes, int, Callable[[int, bytes], None]] | None = None
+        self.job: Staged | None = None
         self.shields = 0
         """Sections not to be interrupted that the main thread is in."""
         self.check: Callable[[], None] = _nothing
@@ -126,6 +142,12 @@ STAGE = Stage()
 def current_job() -> CurrentJob | None:
     """The job that this code runs in; ``None`` outside of jobs."""
     return None if STAGE.job is None else CurrentJob(*STAGE.job)
+
+
+def as_child(about: About, parent: Staged) -> About:
+    """The same, of a job that ``parent`` hands in."""
+    job = CurrentJob(*parent)
+    return replace(about, parent=job._id, root=b"" if job._root == job._id else job._root)
 
 
 class shield:

@@ -108,9 +108,11 @@ def job_panel(job: Mapping[str, Any], why: Sequence[str], now: float) -> Rendera
     for name in ("tags", "after"):
         if job[name]:
             head.add_row(name, _said(", ".join(job[name])))
-    for name, title in (("key", "key"), ("retry_of", "repeats")):
+    for name, title in (("key", "key"), ("retry_of", "repeats"), ("parent", "parent")):
         if job[name]:
             head.add_row(title, _said(job[name]))
+    if job["root"] not in (job["id"], job["parent"]):
+        head.add_row("root", _said(job["root"]))
     head.add_row("handed in", _said(f"{_moment(job['accepted'])} by {job['owner']}, namespace {job['namespace']}"))
     if job["due"] and job["due"] > now:
         head.add_row("due", Text(f"{_moment(job['due'])}, in {seconds(job['due'] - now)}"))

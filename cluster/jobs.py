@@ -241,6 +241,10 @@ class About:
     """Ids of jobs that must have succeeded before."""
     retry_of: bytes = b""
     """Id of the finished job that this one repeats."""
+    parent: bytes = b""
+    """Id of the job that has handed this one in,"""
+    root: bytes = b""
+    """...and of the first of its ancestors, where that is another."""
     schedule: str = ""
     """Name of the schedule that made it,"""
     nominal_us: int = 0
@@ -271,6 +275,10 @@ class About:
                 and all(type(parent) is bytes and len(parent) == 16 for parent in about.after)
                 and type(about.retry_of) is bytes
                 and len(about.retry_of) in (0, 16)
+                and type(about.parent) is bytes
+                and len(about.parent) in (0, 16)
+                and type(about.root) is bytes
+                and len(about.root) in (0, 16)
                 and _word(about.schedule)
                 and type(about.nominal_us) is int
                 and type(about.run) is bytes

@@ -236,6 +236,7 @@ def _when(command: F) -> F:
 @click.option("--jitter", type=Age(), default="0", help="Move each time by a share of this.")
 @click.option("--pause-after", type=click.IntRange(0), default=0, help="Failures in a row that pause it.")
 @click.option("--overdue", type=Age(), default="0", help="Time without a success after which it is overdue.")
+@click.option("--on-missed", metavar="URL", help="A web server that is told of missed times.")
 @_when
 @_job_options
 @_asks
@@ -253,6 +254,7 @@ def add(
     jitter: timedelta,
     pause_after: int,
     overdue: timedelta,
+    on_missed: str | None,
     **given: Any,
 ) -> None:
     """Make a schedule that runs a command, or change it: `cluster schedule add backup "0 3 * * *" -- backup --all`.
@@ -271,7 +273,8 @@ def add(
         argv, how, options = _options(command, given)
         with client_of(connection) as client:
             twin = client.options(**options)
-            done = make(twin, name, when(trigger, tz, dst), shell_jobs.run, (argv,), how, plans, None)
+            hook = None if on_missed is None else Webhook(on_missed)
+            done = make(twin, name, when(trigger, tz, dst), shell_jobs.run, (argv,), how, plans, hook)
     except (ValueError, TypeError) as e:
         raise Failure(str(e)) from None
     if not as_json:

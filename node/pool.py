@@ -52,6 +52,7 @@ from node.events import (
     WorkerUp,
 )
 from node.groups import Group, Groups
+from node.output import Output
 
 Effect = SpawnWorker | Give | Recall | KillWorker | InterruptWorker | Look
 Event = WorkerUp | WorkerDone | Recalled | WorkerGone | StateSaved | Seen
@@ -98,7 +99,7 @@ BASIC_VARIABLES = (
 class _Process:
     """One worker, from the request for it to its burial."""
 
-    def __init__(self, slot: int) -> None:
+    def __init__(self, slot: int, output: Output) -> None:
         self.slot = slot
         self.pid = 0
         """Until the zygote has told."""
@@ -115,6 +116,7 @@ class _Process:
             undo.callback(self.page.close)
             self.stack_file = _file(undo, "ganger-stack")
             self.complaints = _file(undo, "ganger-start")
+            self.output: tuple[int, ...] = output.pipes(self, self.page_file.fileno())
             undo.pop_all()
         sndbuf = self.ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self.packet_max = min(program.MAX_PACKET, sndbuf - 64)
@@ -142,7 +144,13 @@ class _Process:
     def fds(self) -> list[int]:
         """For the worker, in the zygote's order."""
         files = (self.theirs, self.page_file, self.stack_file, self.complaints)
-        return [file.fileno() for file in files]
+        return [*(file.fileno() for file in files), *self.output]
+
+    def let_output_go(self) -> None:
+        """It has its ends: when it closes them, there is no other."""
+        for fd in self.output:
+            os.close(fd)
+        self.output = ()
 
     def signal(self, number: int) -> None:
         """By descriptor, so that it never reaches another that has got its process number."""
@@ -165,6 +173,7 @@ class _Process:
             file.close()
         self.ours.close()
         self.theirs.close()
+        self.let_output_go()
         if self.pidfd >= 0:
             os.close(self.pidfd)
 
@@ -289,6 +298,7 @@ class WorkerPool:
         if adopts:
             trees.become_subreaper()
         self._zygote: _Zygote | None = None
+        self._output = Output()
         self._groups = Groups()
         if contained is not None:
             self._groups.usual = contained
@@ -371,6 +381,7 @@ class WorkerPool:
         if self._adopts:
             trees.clear(_CLOSE_S)
         self._groups.close()
+        self._output.close()
         shutil.rmtree(self._temp_dir, ignore_errors=True)
         self._epoll.close()
         os.close(self._bell)
@@ -383,8 +394,9 @@ class WorkerPool:
         try:
             if self._zygote is None:
                 self._zygote = self._started()
-            worker = _Process(slot)
+            worker = _Process(slot, self._output)
             self._zygote.ask(worker)
+            worker.let_output_go()
         except OSError as e:
             if worker is not None:
                 worker.close()
@@ -564,7 +576,7 @@ class WorkerPool:
                         continue
                     self._limit(worker, rules)
                 sha = large[0] if large else b""
-                more = sha, start_by, about, rules.open_files
+                more = sha, start_by, about, rules.open_files, rules.timeout_s
                 packet = pack((token, job, attempt, spec.by_value, spec.code, payload, *more))
             if len(packet) > worker.packet_max:
                 self._tell(WorkerDone(slot, worker.pid, [_too_large(token, len(packet), worker.packet_max)]))

@@ -8,8 +8,9 @@ interrupted.
 In here ``__main__`` is an empty module for the user, and our ``node`` and ``scheduler`` cannot be found: a
 user's own ``node.py`` is theirs. So nothing is imported but the standard library, msgpack and ``cluster``.
 
-In comes (token, job, attempt, by value, code, payload), for some with four more: SHA-256 of the payload's blob or
-empty, monotonic moment after which it must not start or 0, opaque bytes about the job, how many files it may open or 0.
+In comes (token, job, attempt, by value, code, payload), for some with five more: SHA-256 of the payload's blob or
+empty, monotonic moment after which it must not start or 0, opaque bytes about the job, how many files it may open or
+0, its ``timeout_s`` or 0.
 Out goes (token, end, payload, run_us), for some with four more: (SHA-256, size) of the result's blob or None, cpu_us,
 peak_kib, why it leaves. Token 0 says "ready", with the time that took for ``run_us``; the end ``SAVED`` is none: the
 payload is a state that the job saves.
@@ -96,7 +97,7 @@ _EACH_US = 40
 
 _CACHED_FUNCTIONS = 256
 
-_NO_EXTRAS = (b"", 0.0, b"", 0)
+_NO_EXTRAS = (b"", 0.0, b"", 0, 0)
 
 Answer = tuple[int, bytes, tuple[bytes, int] | None]
 _WISHES = ((errors.Retry, End.RETRY), (errors.Snooze, End.SNOOZE), (errors.GiveUp, End.GIVE_UP))
@@ -207,10 +208,12 @@ class Worker:
             began = clock()
             token, job, attempt, by_value, code, arguments, *extras = unpackb(view[:size])
             self._token = token
-            sha, start_by, about, files = extras or _NO_EXTRAS
+            sha, start_by, about, files, timeout_s = extras or _NO_EXTRAS
             if files:
                 traces.limit_files(files)
-            end, result, large = self._run(token, job, attempt, by_value, code, arguments, sha, start_by, about)
+            end, result, large = self._run(
+                token, job, attempt, by_value, code, arguments, sha, start_by, about, timeout_s
+            )
             if getpid() != self._pid:  # forked by C code
                 _leave(None)
             self._flush()
@@ -285,8 +288,10 @@ class Worker:
         sha: bytes,
         start_by: float,
         about: bytes,
+        timeout_s: float,
     ) -> Answer:
         page, stage = self._page, STAGE
+        ends = time.monotonic() + timeout_s if timeout_s else 0.0
         _note(page, 0, token, LOADING)
         try:
             last = self._last
@@ -300,7 +305,7 @@ class Worker:
             _note(page, 0, token, USER_CODE)
             if start_by and time.monotonic() > start_by:
                 return _UNSTARTED
-            stage.job = job, attempt, about, token, self._saver
+            stage.job = job, attempt, about, token, self._saver, ends
             self._in_user_code = True
             value = call(fn, args, kwargs)
             if type(value) is types.CoroutineType:

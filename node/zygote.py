@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 BORN, FAILED, DEAD = range(3)
 MAX_PACKET = 4096
-DESCRIPTORS = 4
+DESCRIPTORS = 6
 
 _SWEEP_S = 0.002
 """Pause between two looks for what dead workers have left."""
@@ -151,9 +151,9 @@ class Zygote:
         with contextlib.suppress(OSError):
             socket.send_fds(self._control, [msgpack.packb((BORN, number, pid))], [pidfd])
 
-    def _start(self, fds: Sequence[int], stderr_fd: int) -> program.Start:
+    def _start(self, fds: Sequence[int]) -> program.Start:
         to = self._environment
-        pipe, page, stack, _ = fds
+        pipe, page, stack, _, _, stderr_fd = fds
         start: program.Start = self._program.Start(
             pipe, page, stack, stderr_fd, self._pid, to.max_blob_bytes, to.blob_dir, to.node, to.temp_dir,
             () if to.fork else to.preload, to.init, to.max_jobs, to.max_age_s, to.max_left_bytes,
@@ -182,13 +182,14 @@ class Zygote:
                 trees.tie_to(self._pid, lambda: containment.number_outside()[1])
             else:
                 trees.tie_to(self._pid)
-            stderr_fd = os.dup(2)
             os.dup2(fds[3], 2)
+            os.dup2(fds[4], 1)
             os.close(fds[3])
+            os.close(fds[4])
             self._control.close()
             for pidfd in self._workers:
                 os.close(pidfd)
-            start = self._start(fds, stderr_fd)
+            start = self._start(fds)
             if contained:
                 start = self._closed_in(start)
             if "numpy.random" in sys.modules:  # Python's own has been seeded again by the fork
@@ -206,15 +207,15 @@ class Zygote:
         return start._replace(number=number)
 
     def _spawn(self, fds: Sequence[int]) -> int:
-        with open(os.dup(2), "wb", buffering=0) as stderr:
-            start = self._start(fds, stderr.fileno())
-            popen = subprocess.Popen(
-                [sys.executable, "-P", self._program.__file__, *start.argv()],
-                stdin=subprocess.DEVNULL,
-                stderr=fds[3],
-                pass_fds=(start.socket_fd, start.page_fd, start.stack_fd, start.stderr_fd),
-                start_new_session=True,
-            )
+        start = self._start(fds)
+        popen = subprocess.Popen(
+            [sys.executable, "-P", self._program.__file__, *start.argv()],
+            stdin=subprocess.DEVNULL,
+            stdout=fds[4],
+            stderr=fds[3],
+            pass_fds=(start.socket_fd, start.page_fd, start.stack_fd, start.stderr_fd),
+            start_new_session=True,
+        )
         popen.returncode = 0  # it is ours to reap
         return popen.pid
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 
 from cluster.config import BATCH_BYTES, MAX_BATCH
+from cluster.jobs import NOTHING_SPECIAL
 from cluster.messages import Assign
 from scheduler.functions import Record
 from scheduler.lifecycle import Job
@@ -57,7 +58,7 @@ class Batch:
             [j.payload for j in jobs],
             [[i, *j.large] for i, j in enumerate(jobs) if j.large is not None],
             code,
-            [[i, _told(j)] for i, j in enumerate(jobs) if j.saved or j.about.key or j.about.schedule or j.record.told],
+            [[i, _told(j)] for i, j in enumerate(jobs) if j.saved or j.about is not NOTHING_SPECIAL or j.record.told],
         )
 
 
@@ -68,6 +69,10 @@ def _told(job: Job) -> bytes:
         said["key"] = job.about.key
     if job.about.schedule:
         said["schedule"], said["nominal_us"] = job.about.schedule, job.about.nominal_us
+    if job.about.parent:
+        said["parent"] = job.about.parent
+    if job.about.root:
+        said["root"] = job.about.root
     if job.saved:
         said["saved"] = job.saved
-    return bytes(msgpack.packb(said))
+    return bytes(msgpack.packb(said)) if said else b""

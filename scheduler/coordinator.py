@@ -66,7 +66,7 @@ from cluster.messages import (
     Welcome,
 )
 from cluster.session import Link, Verdict
-from scheduler import answers, events, figures, inquiries, keys, names, retries
+from scheduler import ages, answers, events, figures, inquiries, keys, names, retries
 from scheduler.admission import Admission
 from scheduler.adrift import Adrift
 from scheduler.assigning import Batch
@@ -76,6 +76,7 @@ from scheduler.desk import Books, Desk, Verbs
 from scheduler.exchange import Exchange
 from scheduler.functions import Demand, Functions, Line, Record, RunTime
 from scheduler.journal import (
+    CLOCK_SETTING,
     ArgumentsDropped,
     ArgumentsRead,
     HistoryRead,
@@ -110,6 +111,9 @@ ACCEPT_EVERY = 1_000
 PRUNE_EVERY_S, PRUNE_PAUSE_S, PRUNE_SLICE = 60.0, 0.25, 500
 """Old outcomes are looked for so often; while there are more, the next slice follows so soon; rows of one slice, which
 takes a millisecond."""
+
+CLOCK_EVERY_S = 3600.0
+"""Where nothing else is written, it is noted so often that time was lived."""
 
 TIMERS_PER_TURN = 5_000
 """Jobs that may become due in one turn; the rest follow in the next ones."""
@@ -179,7 +183,8 @@ class Coordinator:
         self._measure_at = 0.0
         self._judge_at = 0.0
         self._journal = Journal(recovered, self._functions)
-        self._prune_at = math.inf
+        self._prune_at = self._clock_at = math.inf
+        self._ages = ages.Ages(recovered.settings.get(ages.SETTING) if recovered else None)
         self._adrift = Adrift()
         self._orders = StandingOrders(
             House(self._order, self._stop, self._clients.unfinished, self._fact), self._functions, recovered, epoch
@@ -700,13 +705,15 @@ class Coordinator:
         """The first turn: silence and leases count from here."""
         self._born = self._now
         if self._journal.open:
-            self._prune_at = self._now + PRUNE_EVERY_S
+            self._prune_at, self._clock_at = self._now + PRUNE_EVERY_S, self._now + CLOCK_EVERY_S
         for peer in (*self._clients, *self._roster):
             peer.heard_at = self._now
         self._orders.begin(self._wall)
         behind = self._wall < self._journal.last_at
         if behind:
             self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
+        elif self._journal.last_at and self._wall - self._journal.last_at > PRUNE_EVERY_S:
+            self._unlived(self._wall - self._journal.last_at)  # or the clock was set: nobody can tell
         early = [job for job in self._adrift if job.due > self._wall]  # nobody can hold those
         for job in early:
             self._adrift.found(job)
@@ -843,6 +850,10 @@ class Coordinator:
             client.fetchable[row.large[0]] = client.fetchable.get(row.large[0], 0) + 1
         client.owe(row)
         self._active[id(client)] = client
+
+    def _unlived(self, seconds: float) -> None:
+        """What is kept has not become so much older."""
+        self._journal.setting(ages.SETTING, self._ages.unlived(seconds, self._wall))
 
     def _outcomes_pruned(self, event: OutcomesPruned) -> None:
         for sha in event.blobs:
@@ -1397,6 +1408,8 @@ class Coordinator:
         self._keys.clock_set(seconds)
         self._orders.clock_jumped(self._wall)
         self._roster.clock_set(seconds)
+        if seconds > 0:
+            self._unlived(seconds)
         then = self._wall - seconds
         for client in self._clients:
             for job in client.jobs.values():
@@ -1820,8 +1833,11 @@ class Coordinator:
             self._timers.sweep(lambda kind, what: kind is Kind.KEY or what.state is not State.FINISHED)
         if now >= self._prune_at:
             self._prune_at = math.inf  # until it is answered
-            before = self._wall - self._limits.keep_outcomes_s
+            before = self._ages.before(self._limits.keep_outcomes_s, self._wall)
             self._turn.after_commit.append(PruneOutcomes(before, self._limits.keep_outcomes, PRUNE_SLICE, self._wall))
+        if now >= self._clock_at:
+            self._clock_at = now + CLOCK_EVERY_S
+            self._journal.setting(CLOCK_SETTING, None)  # which it writes with all that is written
         self._judge_at = now + pause
 
     def _unheard(self, peer: Peer) -> bool:

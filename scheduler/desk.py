@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -406,7 +406,7 @@ class Desk:
             if why or record is None or isinstance(record, str) or kept is None:
                 refused[format_job(jid)] = why
                 continue
-            job = self._verbs.make(record, kept, row.summary, About(retry_of=jid))
+            job = self._verbs.make(record, kept, row.summary, replace(inquiries.lineage(row.about), retry_of=jid))
             jobs.append(job)
             made[format_job(jid)] = format_job(job.id)
         if jobs:

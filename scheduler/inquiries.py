@@ -283,6 +283,8 @@ def of_job(job: Job) -> dict[str, Any]:
         "error": job.story[-1].what if job.story else "",
         "key": job.about.key or None,
         "retry_of": format_job(job.about.retry_of) if job.about.retry_of else None,
+        "parent": format_job(job.about.parent) if job.about.parent else None,
+        "root": format_job(job.about.root or job.about.parent or job.id),
         "schedule": job.about.schedule or None,
         "nominal": job.about.nominal_us / 1e6 if job.about.schedule else None,
         "after": [format_job(parent) for parent in job.about.after],
@@ -325,6 +327,8 @@ def of_row(row: OutcomeRow, functions: Functions) -> dict[str, Any]:
         "error": row.error,
         "key": about.key or None,
         "retry_of": format_job(about.retry_of) if about.retry_of else None,
+        "parent": format_job(about.parent) if about.parent else None,
+        "root": format_job(about.root or about.parent or row.id),
         "schedule": about.schedule or None,
         "nominal": about.nominal_us / 1e6 if about.schedule else None,
         "after": [format_job(parent) for parent in about.after],
@@ -348,6 +352,12 @@ def _tried(tried: retries.Tried) -> dict[str, Any]:
         "peak_bytes": tried.peak_kib << 10 if tried.peak_kib else None,
         "error": tried.what,
     }
+
+
+def lineage(raw: bytes) -> About:
+    """What is said about a job, of its ancestors alone."""
+    about = _about(raw)
+    return About(parent=about.parent, root=about.root)
 
 
 def _about(raw: bytes) -> About:

@@ -203,7 +203,7 @@ class StandingOrders:
     def _tell_missed(self, skip: Skip) -> None:
         """Run the hook of what has been missed."""
         view = self._book.get(skip.key.namespace, skip.key.name)
-        raw = view.schedule.call.get("_on_missed", b"") if view is not None else b""
+        raw = view.schedule.call.get("on_missed", b"") if view is not None else b""
         if view is None or not raw:
             return
         record: dict[str, Any] = {
@@ -342,7 +342,7 @@ class StandingOrders:
         if code:
             call["_code"] = code
         if hook:
-            call["_on_missed"] = hook
+            call["on_missed"] = hook
         return call
 
     def _run_now(self, namespace: str, name: str, about: dict[str, Any], wall: float, full: str) -> dict[str, Any]:

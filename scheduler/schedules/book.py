@@ -355,7 +355,8 @@ class Schedules:
         assert not self._all
         unread = []
         for standing_row in standings:
-            self._all[standing_row[:2]] = Standing.unpack(standing_row)
+            standing = Standing.unpack(standing_row)
+            self._all[standing.namespace, standing.name] = standing  # their texts, which are shared
         for row in schedules:
             standing = self._all[row[:2]]
             try:
@@ -493,7 +494,8 @@ class Schedules:
             standing.seen_us = e.until_us
             return e.until_us
         standing.next_us = found
-        standing.due_us = found + self._jitter(standing, found)
+        jitter_us = self._jitter(standing, found)
+        standing.due_us = found + jitter_us if jitter_us else found  # the very number, which many share
         return standing.due_us
 
     def _jitter(self, standing: Standing, nominal_us: int) -> int:

@@ -10,7 +10,7 @@ the new one inside an old range do not fire either.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable
 
 RANGES = 16
@@ -21,62 +21,69 @@ MAX_RANGES = 64
 
 
 class Fired:
-    __slots__ = ("_firsts", "_lasts")
+    """The first and the last of each range lie in one array, in order: what belongs at an odd place is in a range."""
+
+    __slots__ = ("_edges",)
 
     def __init__(self, flat: Iterable[int] = ()) -> None:
-        packed = array("q", flat)
-        self._firsts, self._lasts = packed[::2], packed[1::2]
+        self._edges = array("q", flat)
 
     def __bool__(self) -> bool:
-        return bool(self._firsts)
+        return bool(self._edges)
 
     def __contains__(self, moment_us: int) -> bool:
         return self.until(moment_us) is not None
 
     def flat(self) -> list[int]:
-        return [edge for pair in zip(self._firsts, self._lasts, strict=True) for edge in pair]
+        return self._edges.tolist()
 
     @property
     def last(self) -> int:
-        return self._lasts[-1] if self._lasts else 0
+        return self._edges[-1] if self._edges else 0
 
     def until(self, moment_us: int) -> int | None:
         """The last time of the range that moment is in."""
-        i = bisect_right(self._firsts, moment_us) - 1
-        return self._lasts[i] if i >= 0 and moment_us <= self._lasts[i] else None
+        i = bisect_right(self._edges, moment_us)
+        if i % 2:
+            return self._edges[i]
+        return moment_us if i and self._edges[i - 1] == moment_us else None
 
     def next_first(self, moment_us: int) -> int | None:
         """The first time of the next range after that moment."""
-        i = bisect_right(self._firsts, moment_us)
-        return self._firsts[i] if i < len(self._firsts) else None
+        i = bisect_right(self._edges, moment_us)
+        i += i % 2
+        return self._edges[i] if i < len(self._edges) else None
 
     def add(self, nominal_us: int, previous_us: int) -> None:
         """That time fires; ``previous_us`` is where the search for it began, a time itself or not."""
-        i = bisect_right(self._firsts, nominal_us)
-        assert i == 0 or self._lasts[i - 1] < nominal_us, f"{nominal_us} has fired already: {self.flat()}"
-        if i and self._lasts[i - 1] == previous_us:
-            self._lasts[i - 1] = nominal_us
+        edges = self._edges
+        i = bisect_right(edges, nominal_us)
+        assert not i % 2 and (not i or edges[i - 1] < nominal_us), f"{nominal_us} has fired already: {self.flat()}"
+        if i and edges[i - 1] == previous_us:
+            edges[i - 1] = nominal_us
             return
-        self._firsts.insert(i, nominal_us)
-        self._lasts.insert(i, nominal_us)
-        while len(self._firsts) > RANGES and self._join_nearest(nominal_us):
+        edges[i:i] = array("q", (nominal_us, nominal_us))
+        while len(edges) > 2 * RANGES and self._join_nearest(nominal_us):
             pass
 
     def join(self, last_us: int, first_us: int) -> None:
         """No time is between the end of one range and the start of the next."""
-        i = bisect_left(self._lasts, last_us)
-        if i + 1 < len(self._lasts) and self._lasts[i] == last_us and self._firsts[i + 1] == first_us:
+        edges = self._edges
+        i = bisect_right(edges, last_us)
+        if i and not i % 2 and i < len(edges) and edges[i - 1] == last_us and edges[i] == first_us:
             self._join(i)
 
-    def _join(self, i: int) -> None:
-        del self._lasts[i], self._firsts[i + 1]
+    def _join(self, first: int) -> None:
+        """The range that begins at this place, with the one before it."""
+        del self._edges[first - 1 : first + 1]
 
     def _join_nearest(self, seen_us: int) -> bool:
         """Of those that are past, first: between others there are times that have yet to be decided."""
-        past = bisect_right(self._firsts, seen_us)
-        if past < 2 and len(self._firsts) > MAX_RANGES:
-            past = len(self._firsts)
+        edges = self._edges
+        past = (bisect_right(edges, seen_us) + 1) // 2
+        if past < 2 and len(edges) > 2 * MAX_RANGES:
+            past = len(edges) // 2
         if past < 2:
             return False
-        self._join(min(range(past - 1), key=lambda i: self._firsts[i + 1] - self._lasts[i]))
+        self._join(min(range(2, 2 * past, 2), key=lambda i: edges[i] - edges[i - 1]))
         return True

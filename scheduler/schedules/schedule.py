@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import lru_cache
@@ -147,7 +148,8 @@ class Schedule:
         call, *rest = rest
         if type(call) is dict:
             call = {key: _one(value) if type(value) in (str, bytes) else value for key, value in call.items()}
-        return Schedule(namespace, name, _trigger(trigger), call, *rest)
+        plans: Iterator[Any] = (_one(value) if type(value) in (int, float) else value for value in rest)
+        return Schedule(namespace, name, _trigger(trigger), call, *plans)
 
 
 @lru_cache(maxsize=16_384)
@@ -156,8 +158,8 @@ def _trigger(wire: bytes) -> Trigger:
     return from_wire(msgpack.unpackb(wire))
 
 
-@lru_cache(maxsize=4_096)
-def _one(value: str | bytes) -> str | bytes:
+@lru_cache(maxsize=4_096, typed=True)
+def _one(value: str | bytes | float) -> str | bytes | float:
     """What many schedules have in common is kept once."""
     return value
 

@@ -14,9 +14,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import FrameType, ModuleType
 from typing import Any
 
+import msgpack
 import pytest
 
 from cluster import errors
@@ -27,7 +29,8 @@ from cluster.config import ClientLimits
 from cluster.futures import Future
 from cluster.host import Mailbox
 from cluster.ids import counter_of, parse_job
-from cluster.jobs import Failure, Outcome, Spec
+from cluster.job_context import STAGE
+from cluster.jobs import About, Failure, Outcome, Spec
 from cluster.messages import (
     Accepted,
     Answer,
@@ -219,6 +222,28 @@ def test_a_function_by_value_demands_this_python(connect: Connect) -> None:
     assert client.submit(lambda x, y: base + x + y, 1, y=1).result(SOON_S) == 42
     [spec] = coordinator.specs
     assert spec.by_value and spec.python == f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def test_what_a_job_hands_in_is_its_child(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator = Coordinator()
+    client = connect(coordinator)
+    keyed = client.options(key="k")
+    mine, root = b"m" * 16, b"r" * 16
+    for job, about in (
+        (root, b""),
+        (mine, msgpack.packb({"parent": root})),
+        (mine, msgpack.packb({"parent": mine, "root": root})),
+    ):
+        monkeypatch.setattr(STAGE, "job", (job, 1, about, 1, lambda token, state: None, 0.0))
+        client.submit(abs, -1).result(SOON_S)
+        keyed.submit(abs, -1).result(SOON_S)
+        assert list(client.map(abs, [-1])) == [1]
+    monkeypatch.setattr(STAGE, "job", None)
+    client.submit(abs, -1).result(SOON_S)
+    said = [raw for message in coordinator.heard if isinstance(message, Submit) for _, raw in message.abouts]
+    child, grandchild = About(parent=root), About(parent=mine, root=root)
+    kinds = (child, grandchild, grandchild)
+    assert [About.decode(raw) for raw in said] == [s for k in kinds for s in (k, replace(k, key="k"), k)]
 
 
 def test_a_large_function_and_a_large_argument_go_as_blobs_once_more_each_time_needed(connect: Connect) -> None:

@@ -45,6 +45,8 @@ DEAD: dict[str, Any] = {
     "error": "SMTPError: 550 \x1b[2JNo such user",
     "key": "order-17",
     "retry_of": None,
+    "parent": None,
+    "root": "3f9c01d2a4b5e6f7-17",
     "after": [],
     "saved_bytes": 0,
     "attempts": [
@@ -55,6 +57,8 @@ DEAD: dict[str, Any] = {
 WAITS: dict[str, Any] = {
     **DEAD,
     "id": "3f9c01d2a4b5e6f7-18",
+    "parent": "3f9c01d2a4b5e6f7-16",
+    "root": "3f9c01d2a4b5e6f7-15",
     "state": "scheduled",
     "dead": False,
     "ended": None,
@@ -262,6 +266,7 @@ def test_what_an_attempt_has_used_is_shown_where_it_was_measured() -> None:
 def test_an_unfinished_job_is_shown_with_why_it_does_not_run() -> None:
     shown = invoke("job", "3f9c01d2a4b5e6f7-18")
     assert "it is not due for another 5 s" in shown.output
+    assert WAITS["parent"] in shown.output and WAITS["root"] in shown.output
     document = json.loads(invoke("job", "3f9c01d2a4b5e6f7-18", "--json").output)
     assert document["id"] == WAITS["id"] and document["why"][0].startswith("it is not due")
 

@@ -23,6 +23,7 @@ import pytest
 
 from cluster import payload, trees
 from cluster.config import INLINE_BYTES
+from cluster.ids import format_job
 from cluster.jobs import End, Failure, Rules, Spec
 from node import worker as program
 from node.events import (
@@ -41,6 +42,7 @@ from node.events import (
     WorkerGone,
     WorkerUp,
 )
+from node.output import MOST_BYTES
 from node.pool import Event, WorkerPool
 
 pytestmark = pytest.mark.system
@@ -50,6 +52,7 @@ T = TypeVar("T")
 
 JOBS = '''
 import asyncio, ctypes, os, signal, stat, subprocess, sys, threading, time
+from datetime import datetime, timezone
 import cluster
 
 def exit_hard(): os._exit(3)
@@ -231,6 +234,13 @@ def saves():
 def keep_job():
     global kept_job
     kept_job = cluster.current_job()
+def left():
+    job = cluster.current_job()
+    now = datetime.now(timezone.utc)
+    return job.deadline and (job.deadline - now).total_seconds()
+def whose():
+    job = cluster.current_job()
+    return job.parent, job.root
 def save_kept(): kept_job.save(1)
 
 def eat(mib, pause):
@@ -259,6 +269,11 @@ def share_of_a_processor(seconds):
     share_of_a_processor.spent = time.process_time()
     return seconds / (time.monotonic() - began)
 share_of_a_processor.spent = 0
+
+def prints(count, text):
+    for _ in range(count): print(text)
+    print(text[:9], "to standard error", file=sys.stderr)
+    subprocess.run(["echo", text[:9], "by a program"])
 
 class DiesInPickle:
     def __reduce__(self): os._exit(4)
@@ -925,11 +940,52 @@ def test_what_a_job_saves_comes_before_its_result(host: Host) -> None:
     assert [payload.unpack_state(e.state) for e in host.of(StateSaved)] == [{"n": 2}]
 
 
+def test_a_job_knows_when_it_will_be_timed_out(host: Host) -> None:
+    host.spawn()
+    limited, free = host.run("left"), host.run("left")
+    limited = limited._replace(spec=replace(limited.spec, rules=Rules(timeout_s=60.0)))
+    host.give(limited)
+    host.results(1)
+    host.give(free._replace(spec=replace(free.spec, rules=Rules(open_files=100))))
+    left_s, none = host.results(2)
+    assert 50.0 < left_s < 60.0 and none is None
+
+
+def test_a_job_knows_whose_child_it_is(host: Host) -> None:
+    host.spawn()
+    child, grandchild = {"parent": b"p" * 16}, {"parent": b"p" * 16, "root": b"r" * 16}
+    run = host.run("whose")
+    host.give(run, *(host.run("whose")._replace(about=msgpack.packb(said)) for said in (child, grandchild)))
+    me, parent, root = (format_job(byte * 16) for byte in (b"j", b"p", b"r"))
+    assert host.results(3) == [(None, me), (parent, parent), (parent, root)]
+
+
 def test_a_job_that_is_over_saves_nothing(host: Host) -> None:
     host.spawn()
     host.give(host.run("keep_job"), host.run("save_kept"))
     assert host.results(2)[1].text == "the job is over: it cannot save any more"
     assert not host.of(StateSaved)
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_of_what_each_job_prints_the_beginning_goes_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], fork: bool
+) -> None:
+    host = Host(tmp_path, fork=fork)
+    try:
+        pid = host.spawn()
+        line = "x" * 1023
+        host.give(host.run("prints", 3 * MOST_BYTES // 1024, line))
+        assert host.results(1) == [None]
+        host.give(host.run("prints", 1, "the other"))
+        assert host.results(2) == [None] * 2
+    finally:
+        host.pool.close()
+    out, err = capfd.readouterr()
+    flood, word, rest = out.partition(f"\nganger: worker {pid}: ")
+    assert flood == (line + "\n") * (MOST_BYTES // 1024) and word
+    assert rest.endswith("the other\nthe other by a program\n") and len(rest) < 4 * 65_536
+    assert err == "xxxxxxxxx to standard error\nthe other to standard error\n"
 
 
 # ------------------------------------------------------------------------------------ limits

@@ -138,7 +138,7 @@ class Wire:
         start_by: float = 0.0,
         about: bytes = b"",
     ) -> None:
-        self.ours.send(msgpack.packb((token, b"j" * 16, 1, False, code, arguments, b"", start_by, about, 0)))
+        self.ours.send(msgpack.packb((token, b"j" * 16, 1, False, code, arguments, b"", start_by, about, 0, 0)))
 
     def call(self, name: str, *args: Any, code: bytes = b"") -> Any:
         self.send(name, *args, code=code)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgpack
 import pytest
 
 from cluster.actor import Identity
-from cluster.ids import format_job
+from cluster.ids import format_job, job_id
 from cluster.jobs import About, Outcome, Rules, Spec
 from cluster.messages import Answer, Ask, Assign, Fetch, Results, Retract, Returned
 from scheduler import inquiries
@@ -439,6 +440,20 @@ def test_a_job_that_is_run_again_has_its_whole_budget(play: CoordinatorPlay) -> 
     again = play.asks(client, "retry", jobs=[new])["made"][new]
     node.finishes(node.gets(Assign, attempts=[1]).tokens[0])
     assert play.asks(client, "job", id=again)["job"]["retry_of"] == new
+    play.nothing_else()
+
+
+def test_a_job_that_is_run_again_has_the_parent_of_the_first(play: CoordinatorPlay) -> None:
+    node, client = play.node(), play.client()
+    parent, root = job_id(b"elsewher", 7), job_id(b"elsewher", 1)
+    client.submit(about=About(key="k", parent=parent, root=root))
+    node.raises(node.gets(Assign).tokens[0])
+    client.gets_failure(1)
+    new = play.asks(client, "retry", jobs=[format_job(client.job(1))])["made"][format_job(client.job(1))]
+    told = msgpack.unpackb(node.gets(Assign).about[0][1])
+    assert told == {"parent": parent, "root": root}
+    job = play.asks(client, "job", id=new)["job"]
+    assert (job["parent"], job["root"], job["key"]) == (format_job(parent), format_job(root), None)
     play.nothing_else()
 
 

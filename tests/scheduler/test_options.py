@@ -8,6 +8,7 @@ import msgpack
 import pytest
 
 from cluster.actor import Now
+from cluster.ids import format_job, job_id
 from cluster.jobs import About, End, Failure, Outcome, Rules, Spec
 from cluster.messages import Assign, Awaiting, Bye, Discard, Results, Retract, Returned, Started, Waiting
 from tests.playbook import CoordinatorPlay, FakeClient, FakeNode
@@ -20,6 +21,11 @@ def spec(name: str = "app:task", durable: bool = True, **rules: Any) -> Spec:
 @pytest.fixture
 def play() -> CoordinatorPlay:
     return CoordinatorPlay(durable=True)
+
+
+def told(node: FakeNode) -> list[dict[str, Any]]:
+    """What the jobs of the next assignment may know of themselves."""
+    return [msgpack.unpackb(raw) for _, raw in node.gets(Assign).about]
 
 
 def back(play: CoordinatorPlay, client: FakeClient, *nodes: FakeNode) -> None:
@@ -618,6 +624,8 @@ def test_rules_that_no_client_of_ours_sends_are_refused_in_words(play: Coordinat
         {"after": [b"short"]},
         {"after": [bytes(16)] * 1001},
         {"retry_of": b"x"},
+        {"parent": b"x"},
+        {"root": "x" * 16},
         {"what": 1},
     ],
 )
@@ -638,6 +646,30 @@ def test_a_client_may_say_what_its_job_repeats(play: CoordinatorPlay) -> None:
     node.gets(Assign, jobs=[client.job(1)])
     assert play.story_of(client, 1)["retry_of"] == "0000000000000000-1"
     client.gets_accepted(1)
+    play.nothing_else()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_job_knows_and_shows_whose_child_it_is(play: CoordinatorPlay, restart: bool) -> None:
+    node, client = play.node(slots=3), play.client()
+    first, second, third = (job_id(client.session, n) for n in (1, 2, 3))
+    client.submit()
+    token = node.runs(client.job(1))
+    client.gets_accepted(1)
+    client.submit(about=About(parent=first))
+    assert told(node) == [{"parent": first}]
+    client.gets_accepted(2)
+    client.submit(about=About(parent=second, root=first))
+    assert told(node) == [{"parent": second, "root": first}]
+    client.gets_accepted(3)
+    if restart:
+        play.restart()
+        node.joins((token, first, 1))
+        client.joins(accepted=3)
+        assert told(node) == [{"parent": first}, {"parent": second, "root": first}]
+    ids = [format_job(jid) for jid in (first, second, third)]
+    stories = [play.story_of(client, n) for n in (1, 2, 3)]
+    assert [(s["parent"], s["root"]) for s in stories] == [(None, ids[0]), (ids[0], ids[0]), (ids[1], ids[0])]
     play.nothing_else()
 
 

@@ -6,12 +6,14 @@ matches each to what was said of it.
 
 from __future__ import annotations
 
+import tracemalloc
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -412,6 +414,34 @@ def test_ranges_between_which_times_are_undecided_stay_apart() -> None:
         fired.add(i * 200, i * 200 - 10)
     assert fired.flat()[:2] == [0, 1800]  # these are put together, though more lies between them
     assert len(fired.flat()) == 2 * RANGES + 2
+
+
+def test_a_schedule_with_a_full_history_takes_less_than_two_kib() -> None:
+    bench, count = Bench(), 500
+    for i in range(count):
+        call = {"function": "f", "arguments": b"a" * 40, "_spec": b"s" * 90, "_summary": f"customer={i}", "_at": i / 7}
+        bench.book.upsert(Schedule("ns", f"schedule-{i}", MINUTELY, call), NOON)
+    bench.commit()
+    lines = [
+        FiringRow(*name, NOON - k * MINUTE, b"", 0, 0, NOON + k, 1, NOON + 2 * k, 5, 0, 0, k.to_bytes(16, "big"))
+        for name in bench.schedules
+        for k in range(1, past.MOST + 1)
+    ]
+    bench.firings = {Key(*line[:4]): line for line in lines}
+    stored = [msgpack.packb(list(map(list, part.values()))) for part in (bench.schedules, bench.standings)]
+    tracemalloc.start()
+    try:
+        schedules, standings = (msgpack.unpackb(part, use_list=False) for part in stored)  # texts of their own
+        bench.book = book = Schedules()
+        rows = map(ScheduleRow._make, schedules), map(StandingRow._make, standings)
+        assert not book.recovered(*rows, bench.firings.values(), NOON)
+        del schedules, standings, rows
+        assert not bench.decide()
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(book.history("ns", "schedule-7")) == past.MOST
+    assert size / count < 1_900
 
 
 # --------------------------------------------------------------------------- upsert

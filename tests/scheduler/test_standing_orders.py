@@ -436,6 +436,18 @@ def test_an_upsert_says_what_it_changes_and_keeps_the_code_that_means_the_same(p
     assert {"trigger", "function", "arguments", "code", "retries", "jitter_s"} == set(done["changed"])
 
 
+def test_another_hook_is_a_change_by_itself(play: CoordinatorPlay) -> None:
+    orders = Orders(play)
+    hooks = [Hook(Spec("app:missed", False, b"missed").encode(), b"", {"url": url}).encode() for url in "ab"]
+    orders.put(on_missed=hooks[0])
+    assert orders.put(on_missed=hooks[0])["changed"] == []
+    assert orders.put(on_missed=hooks[1])["changed"] == ["on_missed"]
+    play.restart()
+    orders.client.joins()
+    assert orders.put(on_missed=hooks[1])["changed"] == []
+    assert orders.put()["changed"] == ["on_missed"]
+
+
 def test_what_is_missed_runs_its_hook(play: CoordinatorPlay) -> None:
     orders, node = Orders(play), play.node("n1", slots=3)
     hook = Hook(Spec("app:missed", False, b"missed").encode(), b"", {"url": "u"})

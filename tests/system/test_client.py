@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from cluster import Client, LocalCluster, errors
+from cluster import Client, LocalCluster, current_job, errors
 
 pytestmark = pytest.mark.system
 
@@ -110,6 +110,23 @@ def test_two_clients_at_once(cluster: LocalCluster) -> None:
     with cluster.client() as one, cluster.client(transport="ipc") as two:
         a, b = one.map(abs, range(500)), two.map(abs, range(500))
         assert list(a) == list(b) == list(range(500))
+
+
+def family(connection: str, generations: int) -> list[tuple[str, str | None, str | None]]:
+    """Runs in a worker: a job and what it hands in, as they know themselves."""
+    me = current_job()
+    assert me is not None
+    told: list[tuple[str, str | None, str | None]] = [(me.id, me.parent, me.root)]
+    if generations:
+        with Client(connection) as client:
+            told += client.submit(family, connection, generations - 1).result(SOON_S)
+    return told
+
+
+def test_jobs_of_jobs_know_their_parent_and_their_root(client: Client, cluster: LocalCluster) -> None:
+    (a, *of_a), (b, *of_b) = client.submit(family, str(cluster.connection_file), 1).result(SOON_S)
+    assert of_a == [None, a] and of_b == [a, a]
+    assert [(client.job(id)["parent"], client.job(id)["root"]) for id in (a, b)] == [(None, a), (a, a)]
 
 
 def test_status_and_nodes(client: Client) -> None:

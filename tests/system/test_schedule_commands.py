@@ -146,6 +146,16 @@ def test_a_range_is_filled_once_that_was_said(cluster: Shell) -> None:
     assert "only past times are made good" in future.stderr
 
 
+def test_a_web_server_can_be_told_of_missed_times(cluster: Shell) -> None:
+    def put(*options: str) -> str:
+        done = cluster("schedule", "add", *options, "rare", "@yearly", "--", "true")
+        return done.stdout.partition("\n")[0] or done.stderr
+
+    hook = ("--on-missed", "https://example.org/missed")
+    assert [put(*hook), put(*hook), put(), put(*hook)] == ["made", "as it was", *["changed: on_missed"] * 2]
+    assert "http:// or https://" in put("--on-missed", "example.org")
+
+
 def test_check_is_an_exit_code_for_monitoring(cluster: Shell) -> None:
     cluster("schedule", "add", "--overdue", "0.2s", "rare", "@yearly", "--", "true")
     cluster("schedule", "add", "other", "@yearly", "--", "true")
