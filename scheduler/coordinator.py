@@ -96,8 +96,8 @@ from scheduler.peers import Peer
 from scheduler.placement import Chance, prefill
 from scheduler.queues import SETTING, Queue, Queues
 from scheduler.ready_queue import ReadyQueue, Waiters
-from scheduler.rooms import Rooms
-from scheduler.roster import BARRED, Node, Roster
+from scheduler.rooms import RESERVE_AFTER_S, Rooms, reserve
+from scheduler.roster import BARRED, LoadsQueried, Node, Roster
 from scheduler.standing_orders import House, StandingOrders
 from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
 from scheduler.timers import Kind, Timers
@@ -183,6 +183,8 @@ class Coordinator:
         self._refused: dict[str, int] = {}
         """...those that were not taken, by the kind of their error,"""
         self._measure_at = 0.0
+        self._query_fails = False
+        """Whether the load query had no answer last time."""
         self._died: list[Job] = []
         """...dead letters,"""
         self._retried: dict[str, int] = {}
@@ -264,6 +266,8 @@ class Coordinator:
                     self._outcomes_pruned(event)
                 case SpaceMeasured():
                     self._space(event.free)
+                case LoadsQueried():
+                    self._loads_queried(event)
                 case Unroutable():
                     self._unroutable(event.route)
                 case Garbled():
@@ -600,6 +604,7 @@ class Coordinator:
                 slots=max(1, hello.slots),
                 labels=hello.labels,
                 queues=tuple(hello.queues),
+                resources=hello.resources,
             )
             self._roster.add(node)
             self._journal.node(node)
@@ -668,9 +673,11 @@ class Coordinator:
             if spec.blob:
                 self._exchange.restore(record.spec.code, record.spec.code_size, 1)
         for known in recovered.nodes:
-            lock, pid, python, slots, labels, queues = node_about(known)
+            lock, pid, python, slots, labels, queues, resources = node_about(known)
             identity = Identity(known.key, "node", "node", "default")
-            node = Node(known.session, identity, b"", Link(), 0.0, False, math.inf, name=known.name)
+            node = Node(
+                known.session, identity, b"", Link(), 0.0, False, math.inf, name=known.name, resources=resources
+            )
             node.incarnation, node.host, node.lock = known.incarnation, known.host, lock
             node.pid, node.python, node.slots, node.labels, node.awaited = pid, python, slots, labels, True
             node.queues = queues
@@ -873,6 +880,16 @@ class Coordinator:
             self._admission.disk_full = ""
             self._fact("disk_well", free=free)
 
+    def _loads_queried(self, event: LoadsQueried) -> None:
+        """That there is no answer is told once: what was said before counts less with its age, and then no more."""
+        if bool(event.failure) is not self._query_fails:
+            self._query_fails = bool(event.failure)
+            self._fact("load_query_failed", reason=event.failure) if event.failure else self._fact("load_query_well")
+        if not event.failure:
+            for node in self._roster:
+                node.take_query(event.loads.get(node.name, 0.0), event.every_s, self._now)
+                node.weigh(self._now, self._limits.load_weight)
+
     # ------------------------------------------------------------------------------- submissions
 
     def _submit(self, client: Client, message: Submit) -> None:
@@ -1066,8 +1083,9 @@ class Coordinator:
 
     def _place(self) -> None:
         """Deal ready jobs out, whose turn it is first, as far as there is room."""
-        ready = self._ready
-        if not ready or not len(self._roster):
+        ready, roster = self._ready, self._roster
+        roster.reserved = None
+        if not ready or not len(roster):
             return
         batches: dict[int, tuple[Node, Batch]] = {}
         rooms: dict[tuple[Demand, int, bool], Rooms] = {}
@@ -1091,12 +1109,20 @@ class Coordinator:
                 room = rooms.get(key)
                 if room is None:
                     room = rooms[key] = self._rooms(record.line.demand, time, once)
-            node = None if job.absent else room.choose(self._chance, queue, job.story[-1].node if job.story else "")
+                    if roster.reserved is not None:
+                        room.keep_clear(roster.reserved)
+            node = (
+                None
+                if job.absent
+                else room.choose(self._chance, queue, job.story[-1].node if job.story else "", record.claims)
+            )
             if node is None:
                 shut.add((queue.name, record.line))
                 if self._payloads.absent and room.nodes:
                     absent[id(turn.line)] = turn.line
                 turn = ready.turn(may_go)
+                if turn is not None and roster.reserved is None and self._wall - job.since > RESERVE_AFTER_S:
+                    self._reserve(job, rooms.values())
                 continue
             ready.pop(turn)
             self._lease(job, node)
@@ -1116,6 +1142,14 @@ class Coordinator:
             self._assign(node, batch)
         for line in absent.values():
             self._read_ahead(line)
+
+    def _reserve(self, job: Job, rooms: Iterable[Rooms]) -> None:
+        """Keep a node clear for it of what comes after it."""
+        reserved = None if job.absent else reserve(job, self._roster.fitting(job.record.line.demand))
+        if reserved is not None:
+            self._roster.reserved = reserved
+            for room in rooms:
+                room.keep_clear(reserved)
 
     def _rooms(self, demand: Demand, time: RunTime, once: bool) -> Rooms:
         limits = self._limits
@@ -2062,7 +2096,7 @@ def _with_last_words(job: Job, failure: Failure, budget: str) -> bytes:
 
 def _could_run(node: Node, record: Record) -> bool:
     """Whether an idle node may be given a job of it."""
-    return node.satisfies(record.line.demand) and record.queue.room_on(node.name) != 0
+    return node.satisfies(record.line.demand) and record.queue.room_on(node.name) != 0 and node.fits(record.claims)
 
 
 def _unknown(wanted: Wanted, expired: bool) -> Owed:

@@ -123,7 +123,7 @@ def test_no_limit_is_none_and_no_time_at_all_is_a_mistake(name: str) -> None:
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(UnknownOption, match="no option is called 'retrys'; did you mean 'retries'"):
         Options().changed({"retrys": 3})
-    with pytest.raises(UnknownOption, match="there are labels, isolation, name, block"):
+    with pytest.raises(UnknownOption, match="there are labels, isolation, prefer, anti_affinity"):
         Options().changed({"qqqqqqqq": 3})
 
 
