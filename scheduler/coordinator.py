@@ -1472,6 +1472,7 @@ class Coordinator:
         if self._timers.next > self._wall:
             return
         back: list[Job] = []
+        late: list[Job] = []  # looked at when those that are due stand in their lines: some may be both
         for kind, what in self._timers.take(self._wall, TIMERS_PER_TURN):
             if kind is Kind.KEY:
                 namespace, name = what
@@ -1481,11 +1482,14 @@ class Coordinator:
                 if what.state is State.SCHEDULED and what.due <= self._wall and not self._dependencies.waits_for(what):
                     move(what, Cause.DUE)
                     back.append(what)
-            elif what.state in (State.SCHEDULED, State.READY) and not what.story:
-                self._expire(what)
-            elif what.state is State.LEASED and not what.story:
-                self._retract(what.node, [what])
+            else:
+                late.append(what)
         self._make_ready(back)
+        for job in late:
+            if job.state in (State.SCHEDULED, State.READY) and not job.story:
+                self._expire(job)
+            elif job.state is State.LEASED and not job.story:
+                self._retract(job.node, [job])
 
     def _tell_again(self, jobs: list[Job]) -> None:
         """Of whoever waits with these for what no node has, some have not been told."""
