@@ -1097,25 +1097,23 @@ class Coordinator:
 
         absent: dict[int, Waiters] = {}
         room: Rooms | None = None
+        last: Record | None = None
         time, once = None, False
         turn = ready.turn(may_go)
         while turn is not None:
             job = turn.job
             record: Record = job.record
-            queue = record.queue
-            if room is None or record.line.demand != room.demand or record.time is not time or record.once is not once:
-                time, once = record.time, record.once
-                key = record.line.demand, id(time), once
-                room = rooms.get(key)
-                if room is None:
-                    room = rooms[key] = self._rooms(record.line.demand, time, once)
-                    if roster.reserved is not None:
-                        room.keep_clear(roster.reserved)
-            node = (
-                None
-                if job.absent
-                else room.choose(self._chance, queue, job.story[-1].node if job.story else "", record.claims)
-            )
+            if room is None or record is not last:
+                last, queue, claims, demand = record, record.queue, record.claims, record.line.demand
+                if room is None or demand != room.demand or record.time is not time or record.once is not once:
+                    time, once = record.time, record.once
+                    room = rooms.get((demand, id(time), once))
+                    if room is None:
+                        room = rooms[demand, id(time), once] = self._rooms(demand, time, once)
+                        if roster.reserved is not None:
+                            room.keep_clear(roster.reserved)
+            avoid = job.story[-1].node if job.story else ""
+            node = None if job.absent else room.choose(self._chance, queue, avoid, claims)
             if node is None:
                 shut.add((queue.name, record.line))
                 if self._payloads.absent and room.nodes:
