@@ -362,7 +362,8 @@ class Client(concurrent.futures.Executor):
     def candidates(self, id: str) -> list[dict[str, Any]]:
         """Of a job that is ready: each node as placement sees it, the one it would prefer first; ``id`` as for
         :meth:`job`. ``takes``, or ``why`` not; ``score``: attempts a slot and ``penalty``, the least is preferred;
-        ``warm``: it has run the function lately."""
+        ``queried``: what the load query says of it; ``preferred``: labels it has that the job prefers; ``warm``: it has
+        run the function lately; ``avoided``: the job's last attempt failed there."""
         found: list[dict[str, Any]] = self.ask("explain", id=self._whole_id(id)).get("nodes", [])
         return found
 

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from cluster.errors import ClusterError
-from cluster.jobs import LONGEST_S
+from cluster.jobs import LONGEST_S, MOST_BYTES, WORD_CHARS
 
 if TYPE_CHECKING:
     from cluster.client import Client
@@ -107,6 +107,24 @@ class Age(click.ParamType[timedelta]):
         if seconds > LONGEST_S:
             self.fail(f"{value!r} is more than ten years; write 90s, 15min, 2h, 3d or 1w", param, ctx)
         return timedelta(seconds=seconds)
+
+
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(KiB|MiB|GiB|TiB)?")
+_SIZES = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def amounts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    """Of ``NAME=AMOUNT``, repeated: ``licence=2``, ``cpus=0.5``, ``memory_bytes=8GiB``; how much of each."""
+    out: dict[str, float] = {}
+    for value in values:
+        name, _, amount = value.partition("=")
+        found = _AMOUNT.fullmatch(amount.strip())
+        if not name or found is None:
+            raise click.BadParameter(f"{value!r} is not NAME=AMOUNT, as licence=2 or memory_bytes=8GiB", ctx, param)
+        out[name] = float(found[1]) * _SIZES[found[2] or ""]
+        if len(name) > WORD_CHARS or out[name] > MOST_BYTES:
+            raise click.BadParameter(f"{value[:60]!r} is too long or too much", ctx, param)
+    return out
 
 
 class Failure(click.ClickException):

@@ -30,6 +30,8 @@ KINDS: dict[str, Kind] = {
         WARNING, "submissions have to wait: {free} bytes are free on the store's disk, {least} are wanted"
     ),
     "disk_well": Kind(INFO, "submissions are taken again: {free} bytes are free on the store's disk"),
+    "load_query_failed": Kind(WARNING, "the load query has no answer, and places no more work: {reason}"),
+    "load_query_well": Kind(INFO, "the load query is answered again"),
     "outcomes_pruned": Kind(DEBUG, "{n} old outcomes forgotten"),
     "schedules_fired": Kind(DEBUG, "{n} jobs made for schedules, {late_s:.3f} s late at most"),
     "schedules_skipped": Kind(INFO, "{n} times of schedules skipped: {reason}"),

@@ -88,10 +88,15 @@ def candidate(node: Mapping[str, Any]) -> str:
     """A line of ``Client.candidates``."""
     if not node["takes"]:
         return f"node {node['node']}: {node['why']}"
-    penalty = f", and counts {node['penalty']:.2f} fuller, as others use it" if node["penalty"] else ""
+    queried = node.get("queried", 0.0)
+    by = "as the load query says" if queried and queried >= node["penalty"] else "as others use it"
+    penalty = f", and counts {node['penalty']:.2f} fuller, {by}" if node["penalty"] else ""
     warm = "; it has run the function lately" if node["warm"] else ""
+    preferred = f"; it has the preferred {', '.join(node['preferred'])}" if node.get("preferred") else ""
+    avoided = "; the job's last attempt failed there, so others go first" if node.get("avoided") else ""
     filled = f"has {node['outstanding']} on {node['slots']} slots"
-    return f"node {node['node']}: could take it; {filled}{penalty}: score {node['score']:.2f}{warm}"
+    head = f"node {node['node']}: could take it; {filled}{penalty}: score {node['score']:.2f}"
+    return f"{head}{preferred}{warm}{avoided}"
 
 
 def job_panel(job: Mapping[str, Any], why: Sequence[str], now: float) -> RenderableType:

@@ -77,6 +77,10 @@ MOST_PARENTS = 1_000
 """Jobs that one job may wait for."""
 FINGERPRINT_BYTES = 64
 MOST_BYTES, MOST_FILES, MOST_CPUS = 1 << 60, 1 << 22, 4096
+RESOURCES = ("cpus", "memory_bytes", "gpus")
+"""What every node offers by itself, as far as it has it; other resources have names of one's own."""
+LEAST_AMOUNT = 0.001
+"""Of a resource: amounts are counted in thousandths."""
 HOOK_BYTES = 48 * 1024
 """Bound of a hook with its code: it lies in the spec of the jobs it belongs to."""
 
@@ -140,6 +144,26 @@ def _after_failure(v: Any) -> bool:
     return v in ("fail", "run")
 
 
+def _paired(v: Any, value: Callable[[Any], bool]) -> bool:
+    return (
+        type(v) is tuple
+        and len(v) <= MOST_WORDS
+        and all(type(pair) is tuple and len(pair) == 2 and _queue(pair[0]) and value(pair[1]) for pair in v)
+    )
+
+
+def _amount(v: Any) -> bool:
+    return type(v) in (int, float) and LEAST_AMOUNT <= v <= MOST_BYTES
+
+
+def _amounts(v: Any) -> bool:
+    return _paired(v, _amount)
+
+
+def _words_by_name(v: Any) -> bool:
+    return _paired(v, _word)
+
+
 def _rule(default: Any, check: Callable[[Any], bool]) -> Any:
     return field(default=default, metadata={"check": check})
 
@@ -193,13 +217,22 @@ class Rules:
     grace_s: float = _rule(5.0, _seconds)
     """How long it may unwind after that, or after a cancel that gives no time of its own, before it is killed."""
     memory_bytes: int = _rule(0, _natural)
-    """Memory that it may take with all its processes, on top of what its worker had; 0 without limit."""
+    """Memory that it may take with all its processes, on top of what its worker had, and that its node must have free
+    of others' claims; 0 without limit and claim."""
     cpus: float = _rule(0.0, _processors)
-    """Processors it may use with all its processes, in parts too; 0 without limit."""
+    """Processors it may use with all its processes, in parts too, and that its node must have free; 0 as above."""
     open_files: int = _rule(0, _count)
     """Descriptors each of its processes may have open; 0: as many as the node's."""
     processes: int = _rule(0, _count)
     """Processes and threads it may have, with those of its worker; 0 without limit."""
+    gpus: float = _rule(0.0, _processors)
+    """Graphics processors, in parts too, that its node must have free of others' claims."""
+    resources: tuple[tuple[str, float], ...] = _rule((), _amounts)
+    """The same of what has a name of one's own, sorted by it."""
+    prefer: tuple[tuple[str, str], ...] = _rule((), _words_by_name)
+    """Labels that its node should have, sorted: the more of them the better."""
+    anti_affinity: str = _rule("", _word)
+    """Jobs of a namespace under one such key never have the same node at the same time."""
 
     @property
     def limited(self) -> bool:

@@ -52,8 +52,9 @@ class LocalCluster:
     """A coordinator and ``nodes`` nodes on this machine, with a private directory and keys of their own.
 
     ``slots``: jobs at a time per node; the processors are divided among the nodes unless given. ``transport``:
-    ``tcp`` is encrypted TCP, ``ipc`` and ``auto`` the local socket. ``lease_s``, ``gone_s`` and ``heartbeat_s``
-    are the coordinator's times. With ``metrics`` all processes serve them (``metrics_addresses``). Jobs find what the
+    ``tcp`` is encrypted TCP, ``ipc`` and ``auto`` the local socket. ``resources``: what jobs may claim on each
+    node, which otherwise offers all that it finds on this machine. ``lease_s``, ``gone_s`` and ``heartbeat_s`` are the
+    coordinator's times. With ``metrics`` all processes serve them (``metrics_addresses``). Jobs find what the
     caller finds: its ``sys.path`` and working directory.
 
     A context manager; it also ends when this process does. Raises :class:`errors.ConfigError`, with its last
@@ -67,6 +68,7 @@ class LocalCluster:
         transport: Transport = "auto",
         *,
         labels: Mapping[str, str] | None = None,
+        resources: Mapping[str, float] | None = None,
         lease_s: float | None = None,
         gone_s: float | None = None,
         heartbeat_s: float | None = None,
@@ -94,7 +96,7 @@ class LocalCluster:
         try:
             self.coordinator = self._start_coordinator(0)
             deadline = monotonic() + READY_WITHIN_S
-            self.nodes += [self._start_node(self._slots, labels or {}) for _ in range(nodes)]
+            self.nodes += [self._start_node(self._slots, labels or {}, resources or {}) for _ in range(nodes)]
             for node in self.nodes:
                 node.await_ready(deadline)
         except BaseException:
@@ -121,11 +123,16 @@ class LocalCluster:
         return client
 
     def add_node(
-        self, slots: int | None = None, labels: Mapping[str, str] | None = None, *, isolation: str = "process"
+        self,
+        slots: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        *,
+        resources: Mapping[str, float] | None = None,
+        isolation: str = "process",
     ) -> LocalProcess:
         """One node more; it has joined when this returns. ``isolation``: or ``contained``, as of ``cluster node``."""
         self._check_open()
-        node = self._start_node(slots or self._slots, labels or {}, isolation)
+        node = self._start_node(slots or self._slots, labels or {}, resources or {}, isolation)
         try:
             node.await_ready(monotonic() + READY_WITHIN_S)
         except BaseException:
@@ -197,7 +204,9 @@ class LocalCluster:
             raise
         return process
 
-    def _start_node(self, slots: int, labels: Mapping[str, str], isolation: str = "process") -> LocalProcess:
+    def _start_node(
+        self, slots: int, labels: Mapping[str, str], resources: Mapping[str, float], isolation: str = "process"
+    ) -> LocalProcess:
         self._named += 1
         name = f"node-{self._named}"
         arguments = ["--connection", str(self.directory / "node.json"), "--name", name]
@@ -206,6 +215,8 @@ class LocalCluster:
         arguments += ["--directory", str(self.directory / "nodes" / name)]
         for key, value in labels.items():
             arguments += ["--label", f"{key}={value}"]
+        for key, amount in resources.items():
+            arguments += ["--resource", f"{key}={amount:.3f}"]
         return self._start(name, "node", [*arguments, *self._metrics])
 
     def _start(self, name: str, command: str, arguments: list[str]) -> LocalProcess:

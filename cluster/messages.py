@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 from cluster.config import INLINE_BYTES, MAX_HELD, MAX_SUMMARY_CHARS
 from cluster.ids import JOB_BYTES
+from cluster.jobs import MOST_BYTES
 
 Check = Callable[[Any], bool]
 _MAX_INT = 1 << 62
@@ -136,6 +137,16 @@ def _figures(v: Any) -> bool:
     )
 
 
+def _offers(v: Any) -> bool:
+    return (
+        type(v) is dict
+        and len(v) <= 256
+        and all(
+            type(k) is str and len(k) <= 256 and type(x) in (int, float) and 0 <= x <= MOST_BYTES for k, x in v.items()
+        )
+    )
+
+
 def _truth(v: Any) -> bool:
     return type(v) is bool
 
@@ -154,6 +165,7 @@ Truth = Annotated[bool, _truth]
 Labels = Annotated[dict[str, str], _labels]
 Mapping = Annotated[dict[str, Any], _mapping]
 Figures = Annotated[dict[str, float | None], _figures]
+Offers = Annotated[dict[str, float], _offers]
 Naturals = Annotated[list[int], _naturals]
 JobIds = Annotated[list[bytes], _job_ids]
 Inline = Annotated[list[bytes], _inline]
@@ -277,6 +289,8 @@ class NodeHello(Message):
     tokens: Naturals
     jobs: JobIds
     attempts: Naturals
+    resources: Offers
+    """What it has to share out among its jobs, beside slots: ``cpus``, ``memory_bytes``, ``gpus``, names of its own."""
 
 
 @dataclass(slots=True)

@@ -62,7 +62,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
 }
 """Labels of which all values are known: their series begin at 0."""
 
-MOST: dict[str, int] = {"function": 64, "queue": 64, "reason": 32, "ganger_node": 256}
+MOST: dict[str, int] = {"function": 64, "queue": 64, "reason": 32, "ganger_node": 256, "ganger_resource": 32}
 """Values with series of their own, of labels of which they are not."""
 
 # -- buckets, in seconds but for the last ----------------------------------------------------------------
@@ -169,6 +169,12 @@ METRICS: dict[str, Shape] = {
     ),
     "ganger_node_penalty_ratio": Shape(
         GAUGE, COORDINATOR, "Share of its slots that counts as taken, for what others use there.", ("ganger_node",)
+    ),
+    "ganger_node_resource_offered": Shape(
+        GAUGE, COORDINATOR, "How much of a resource it has to share out.", ("ganger_node", "ganger_resource")
+    ),
+    "ganger_node_resource_claimed": Shape(
+        GAUGE, COORDINATOR, "...of which its jobs claim so much.", ("ganger_node", "ganger_resource")
     ),
     "ganger_node_load": Shape(GAUGE, COORDINATOR, "Runnable processes a processor, over a minute.", ("ganger_node",)),
     "ganger_node_memory_bytes": Shape(GAUGE, COORDINATOR, "Memory the node may use.", ("ganger_node",)),
@@ -623,6 +629,11 @@ class Meter:
             for name, values in _vitals(node["vitals"]):
                 for labels, value in values.items():
                     columns[f"ganger_node_{name}"][(*key, *labels)] = value
+            for what, amounts in node["resources"].items():
+                labels = (*key, self._bounded("ganger_resource", what))
+                if labels[1] != OTHER:  # amounts of different things do not add up
+                    for side, amount in amounts.items():
+                        columns[f"ganger_node_resource_{side}"][labels] = amount
             offset = node["clock_offset_s"]
             if offset is not None:
                 columns["ganger_node_clock_offset_seconds"][key] = offset

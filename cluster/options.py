@@ -20,6 +20,7 @@ from cluster.jobs import (
     AS_USUAL,
     FINGERPRINT_BYTES,
     LATEST,
+    LEAST_AMOUNT,
     LONGEST_S,
     MOST_BYTES,
     MOST_CPUS,
@@ -29,6 +30,7 @@ from cluster.jobs import (
     MOST_RETRIES,
     MOST_WORDS,
     NOTHING_SPECIAL,
+    RESOURCES,
     WORD_CHARS,
     About,
     Rules,
@@ -80,6 +82,10 @@ class Options:
     """Labels a node must have to run the job."""
     isolation: Isolation = "process"
     """``contained``: only on nodes that have proved that their jobs are closed in."""
+    prefer: Mapping[str, str] = field(default_factory=dict)
+    """Labels a node should have: of the nodes with a free slot those with most of them. It keeps no job waiting."""
+    anti_affinity: str | None = None
+    """A key: no two jobs under one have the same node at the same time."""
     name: str | None = None
     """The name people see; the function's own unless given."""
     block: bool = True
@@ -113,9 +119,13 @@ class Options:
     grace_s: float | timedelta = AS_USUAL.grace_s
     """...and how long it may unwind then, or when it is cancelled, before it is killed with all its processes."""
     memory_bytes: int | None = None
-    """Memory it may take with all its processes, beyond what its worker had."""
+    """Memory it may take with all its processes, beyond what its worker had; its node must have so much free."""
     cpus: float | None = None
-    """Processors it may use with all its processes, in parts too."""
+    """Processors it may use with all its processes, in parts too; its node must have so many free."""
+    gpus: float | None = None
+    """Graphics processors its node must have free, in parts too."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """The same of what nodes offer under names of your own (``cluster node --resource licence=2``)."""
     open_files: int | None = None
     """Descriptors each of its processes may have open."""
     processes: int | None = None
@@ -163,12 +173,9 @@ class Options:
     their submodules too. They must be imported here, and be Python code. Kept as names."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.labels, Mapping):
-            raise TypeError(f"labels is a mapping of text to text, not {type(self.labels).__name__}")
-        for pair in self.labels.items():
-            for text in pair:
-                _check_text("a label", text, 256)
-        for name in ("name", "key"):
+        for name in ("labels", "prefer"):
+            _check_labels(name, getattr(self, name))
+        for name in ("name", "key", "anti_affinity"):
             if getattr(self, name) is not None:
                 _check_text(name, getattr(self, name), 500 if name == "name" else WORD_CHARS)
         _check_text("queue", self.queue, WORD_CHARS)
@@ -209,8 +216,10 @@ class Options:
         ):
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), int, least, most)
-        if self.cpus is not None:
-            _check_number("cpus", self.cpus, float, 0.01, MOST_CPUS)
+        for name in ("cpus", "gpus"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), float, 0.01, MOST_CPUS)
+        _check_resources(self.resources)
         self._check_moment()
         for name in HOOKS:
             value = getattr(self, name)
@@ -233,7 +242,8 @@ class Options:
         if self.delivery == "at_most_once" and self.retries:
             raise ValueError("delivery='at_most_once' and retries contradict each other: a retry is another start")
         object.__setattr__(self, "fingerprint", fingerprint)
-        object.__setattr__(self, "labels", dict(self.labels))
+        for name in ("labels", "prefer", "resources"):
+            object.__setattr__(self, name, dict(getattr(self, name)))
         object.__setattr__(self, "retry_on", _exceptions("retry_on", self.retry_on))
         object.__setattr__(self, "give_up_on", _exceptions("give_up_on", self.give_up_on))
         object.__setattr__(self, "tags", _words("tags", self.tags))
@@ -265,8 +275,10 @@ class Options:
         said["at_most_once"] = self.delivery == "at_most_once"
         said["client_bound"] = self.lifetime == "client"
         said["expires_s"] = self.expires_s or 0.0
-        for name in ("result_ttl_s", "timeout_s", "memory_bytes", "cpus", "open_files", "processes"):
+        for name in ("result_ttl_s", "timeout_s", "memory_bytes", "cpus", "gpus", "open_files", "processes"):
             said[name] = getattr(self, name) or 0
+        said["resources"], said["prefer"] = tuple(sorted(self.resources.items())), tuple(sorted(self.prefer.items()))
+        said["anti_affinity"] = self.anti_affinity or ""
         return Rules(**said)
 
     @property
@@ -301,6 +313,28 @@ def _check_text(what: str, value: object, limit: int) -> None:
         raise TypeError(f"{what} is a text, not {type(value).__name__}")
     if not 0 < len(value) <= limit:
         raise ValueError(f"{what} has 1 to {limit} characters, not {len(value)}")
+
+
+def _check_labels(what: str, labels: object) -> None:
+    if not isinstance(labels, Mapping):
+        raise TypeError(f"{what} is a mapping of text to text, not {type(labels).__name__}")
+    for pair in labels.items():
+        for text in pair:
+            _check_text("a label", text, WORD_CHARS if what == "prefer" else 256)
+    if what == "prefer" and len(labels) > MOST_WORDS:
+        raise ValueError(f"prefer takes up to {MOST_WORDS} labels, not {len(labels)}")
+
+
+def _check_resources(resources: object) -> None:
+    if not isinstance(resources, Mapping):
+        raise TypeError(f"resources is a mapping of names to amounts, not {type(resources).__name__}")
+    for name, amount in resources.items():
+        _check_text("a resource", name, WORD_CHARS)
+        if name in RESOURCES:
+            raise ValueError(f"{name} is an option by itself: {name}={amount!r}")
+        _check_number(f"resource {name}", amount, float, LEAST_AMOUNT, MOST_BYTES)
+    if len(resources) > MOST_WORDS:
+        raise ValueError(f"resources takes up to {MOST_WORDS} names, not {len(resources)}")
 
 
 def _check_number(what: str, value: object, kind: type, least: float, most: float) -> None:

@@ -20,7 +20,7 @@ import click
 from click.termui import confirm
 
 from cluster import crontab, schedule_pictures, shell_jobs, terminal
-from cluster.commands import Age, F, Failure, client_of, connection_option, json_option
+from cluster.commands import Age, F, Failure, amounts, client_of, connection_option, json_option
 from cluster.crontab import Line, Verdict
 from cluster.errors import BadTrigger, ClusterError, CommandFailed
 from cluster.job_pictures import plain
@@ -53,8 +53,19 @@ def _job_options(command: F) -> F:
         click.option("--user", default="", metavar="NAME", help="Run as that user; the node must be able to."),
         click.option("--env", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="Set a variable."),
         click.option("--shell", is_flag=True, help="Have a shell read the command, with its pipes and expansions."),
-        click.option("--memory", type=click.IntRange(1), metavar="BYTES", help="Memory it may take."),
-        click.option("--cpus", type=click.FloatRange(0.01), help="Processors it may use."),
+        click.option(
+            "--memory", type=click.IntRange(1), metavar="BYTES", help="Memory it may take, which the node has free."
+        ),
+        click.option("--cpus", type=click.FloatRange(0.01), help="Processors it may use, which the node has free."),
+        click.option("--gpus", type=click.FloatRange(0.01), help="Graphics processors the node has free."),
+        click.option(
+            "--resource",
+            "resources",
+            multiple=True,
+            callback=amounts,
+            metavar="NAME=AMOUNT",
+            help="Something of that name the node has free.",
+        ),
         click.option("--on-failure", metavar="URL", help="A web server that is told of failures."),
         click.option("--label", "labels", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="The node has it."),
         click.option("--node", metavar="NAME", help="Run it there: a node's name, or its host's."),
@@ -85,6 +96,7 @@ def _options(command: tuple[str, ...], given: dict[str, Any]) -> tuple[list[str]
         labels = {**labels, "node": node}
     out: dict[str, Any] = {
         "labels": labels,
+        "resources": given.pop("resources"),
         "tags": given.pop("tags"),
         "name": Path(command[0]).name[:100] or "command",
     }
@@ -99,6 +111,7 @@ def _options(command: tuple[str, ...], given: dict[str, Any]) -> tuple[list[str]
         ("grace", "grace_s"),
         ("expires", "expires_s"),
         ("cpus", "cpus"),
+        ("gpus", "gpus"),
         ("memory", "memory_bytes"),
         ("on_failure", "on_failure"),
     ):

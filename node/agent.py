@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import blobs
@@ -114,6 +114,8 @@ class Self:
     """Names the lock held on that directory, as in ``NodeHello``."""
     queues: tuple[str, ...] = ()
     """Those it serves; all, where none are named."""
+    resources: dict[str, float] = field(default_factory=dict)
+    """What jobs may claim there, beside slots."""
 
 
 class Agent:
@@ -277,6 +279,7 @@ class Agent:
             [a.run.token for a in held],
             [a.run.job for a in held],
             [a.run.attempt for a in held],
+            me.resources,
         )
 
     # ------------------------------------------------------------------------------- messages

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cluster.commands import log_level_option, metrics_options, option
+from cluster.commands import amounts, log_level_option, metrics_options, option
 from cluster.config import AgentLimits
 from cluster.health import Listen
 from cluster.logs import log_to_stderr
@@ -36,6 +36,9 @@ def _labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @option("--slots", type=click.IntRange(1, 4096), help="Jobs run at a time; default the number of processors.")
 @option("--label", "labels", multiple=True, callback=_labels, metavar="KEY=VALUE", envvar="GANGER_LABELS",
         help="Something jobs may demand of a node; may be repeated.")  # fmt: skip
+@option("--resource", "resources", multiple=True, callback=amounts, metavar="NAME=AMOUNT", envvar="GANGER_RESOURCES",
+        help="Something jobs may claim, such as licence=2, or less of what it has: cpus=2, memory_bytes=8GiB, gpus=1;"
+        " may be repeated.")  # fmt: skip
 @option("--queue", "queues", multiple=True, metavar="NAME", envvar="GANGER_QUEUES",
         help="A queue to serve; may be repeated. Without it all of them.")  # fmt: skip
 @option("--directory", type=click.Path(path_type=Path, file_okay=False), envvar="GANGER_NODE_DIRECTORY",
@@ -72,6 +75,7 @@ def node(
     name: str | None,
     slots: int | None,
     labels: dict[str, str],
+    resources: dict[str, float],
     queues: tuple[str, ...],
     directory: Path | None,
     transport: str,
@@ -103,6 +107,7 @@ def node(
         Settings(
             connection=find_connection("node", connection),
             labels=labels,
+            resources=resources,
             queues=queues,
             directory=directory,
             transport=transport,

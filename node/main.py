@@ -50,6 +50,8 @@ class Settings:
     labels: dict[str, str] = field(default_factory=dict)
     queues: tuple[str, ...] = ()
     """Those it serves; all, where none are named."""
+    resources: dict[str, float] = field(default_factory=dict)
+    """What jobs may claim there, besides or instead of what is found."""
     directory: Path | None = None
     """Keeps the node's lives apart (``Life``); default ``~/.ganger/nodes/<name>``."""
     transport: str = "auto"
@@ -192,6 +194,7 @@ def run(settings: Settings) -> Stop:
         slots=settings.slots,
         labels=labels,
         queues=settings.queues,
+        resources={**machine.offers(), **settings.resources},
     )
     ready_fd = settings.ready_fd
     welcomed = False

@@ -111,6 +111,18 @@ class Machine:
             out |= self._gpus.measure()
         return out
 
+    def offers(self) -> dict[str, float]:
+        """What jobs may claim of it, as far as it is known: all that this process may use."""
+        processors = len(os.sched_getaffinity(0))
+        out: dict[str, float] = {"cpus": min(processors, self._quota or processors)}
+        found: dict[str, int] = {}
+        with contextlib.suppress(*_UNREADABLE):
+            self._memory(found)
+            out["memory_bytes"] = found["memory_bytes"]
+        if self._gpus is not None:
+            out["gpus"] = self._gpus.count
+        return out
+
     def close(self) -> None:
         for file in self._files.values():
             file.close()
@@ -232,8 +244,12 @@ class _Gpus:
         except Exception:  # not installed, no driver, no card: whatever it is, there is nothing to measure
             return None
 
+    @property
+    def count(self) -> int:
+        return len(self._all)
+
     def measure(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"gpus": len(self._all)}
+        out: dict[str, Any] = {"gpus": self.count}
         try:
             busy = [self._library.nvmlDeviceGetUtilizationRates(one).gpu for one in self._all]
             free = [self._library.nvmlDeviceGetMemoryInfo(one).free for one in self._all]

@@ -74,4 +74,5 @@ def of_node(node: Node, now: float) -> dict[str, Any]:
         "heard_s": now - node.heard_at,
         "load": node.vitals.get("load"),
         "memory_free_bytes": node.vitals.get("memory_available_bytes"),
+        "resources": node.leases.holdings.rows,
     }

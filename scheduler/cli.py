@@ -12,6 +12,12 @@ from cluster.health import Listen
 from cluster.logs import log_to_stderr
 
 
+def _url(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{value!r} begins neither with http:// nor with https://", ctx, param)
+    return value
+
+
 @click.command()
 @option("--directory", type=click.Path(path_type=Path, file_okay=False),
         help="Keeps keys, epoch and data; default ~/.ganger/coordinator.")  # fmt: skip
@@ -28,6 +34,11 @@ from cluster.logs import log_to_stderr
         help="The same where its connection is known to be closed.")  # fmt: skip
 @option("--load-weight", default=CoordinatorLimits().load_weight, type=click.FloatRange(0, 100), show_default=True,
         help="What others use of a node's processors counts so much against it; 0: not at all.")  # fmt: skip
+@option("--load-query", metavar="PROMQL",
+        help="Asked of --prometheus: one more load of each ganger_node, 0 for idle to 1 for full.")  # fmt: skip
+@option("--prometheus", metavar="URL", callback=_url, help="The Prometheus to ask, as http://127.0.0.1:9090.")
+@option("--load-query-s", default=5.0, type=click.FloatRange(min=0.5), show_default=True,
+        help="How often it is asked; an answer counts less from twice that age on.")  # fmt: skip
 @metrics_options
 @option("--metrics-function", "metrics_functions", multiple=True, metavar="NAME",
         envvar="GANGER_METRICS_FUNCTIONS",
@@ -45,6 +56,9 @@ def coordinator(
     lease_s: float,
     gone_s: float,
     load_weight: float,
+    load_query: str | None,
+    prometheus: str | None,
+    load_query_s: float,
     metrics: Listen,
     metrics_functions: tuple[str, ...],
     log_level: str,
@@ -53,8 +67,11 @@ def coordinator(
     remove_directory: bool,
 ) -> None:
     """Run the coordinator: it holds the queue and places jobs on nodes."""
+    from scheduler.load_query import LoadQuery
     from scheduler.main import Settings, run
 
+    if load_query and not prometheus:
+        raise click.UsageError("--load-query needs --prometheus, the URL of who answers it")
     log_to_stderr(log_level)
     times = Times(
         heartbeat_s=heartbeat_s,
@@ -72,6 +89,7 @@ def coordinator(
             limits=CoordinatorLimits(load_weight=load_weight),
             metrics=metrics,
             metrics_functions=metrics_functions,
+            load_query=LoadQuery(prometheus, load_query, load_query_s) if load_query and prometheus else None,
             ready_fd=ready_fd,
             lifeline_fd=lifeline_fd,
             orphan_removes=remove_directory,

@@ -97,8 +97,8 @@ from scheduler.peers import Peer
 from scheduler.placement import Chance, prefill
 from scheduler.queues import SETTING, Queue, Queues
 from scheduler.ready_queue import ReadyQueue, Waiters
-from scheduler.rooms import Rooms
-from scheduler.roster import BARRED, Node, Roster
+from scheduler.rooms import RESERVE_AFTER_S, Rooms, reserve
+from scheduler.roster import BARRED, LoadsQueried, Node, Roster
 from scheduler.standing_orders import House, StandingOrders
 from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
 from scheduler.tally import Tally
@@ -181,6 +181,8 @@ class Coordinator:
         self._active: dict[int, Peer] = {}
         """Peers to look after at the end of this turn."""
         self._measure_at = 0.0
+        self._query_fails = False
+        """Whether the load query had no answer last time."""
         self._judge_at = 0.0
         self._journal = Journal(recovered, self._functions)
         self._prune_at = self._clock_at = math.inf
@@ -261,6 +263,8 @@ class Coordinator:
                     self._outcomes_pruned(event)
                 case SpaceMeasured():
                     self._space(event.free)
+                case LoadsQueried():
+                    self._loads_queried(event)
                 case Unroutable():
                     self._unroutable(event.route)
                 case Garbled():
@@ -595,6 +599,7 @@ class Coordinator:
                 slots=max(1, hello.slots),
                 labels=hello.labels,
                 queues=tuple(hello.queues),
+                resources=hello.resources,
             )
             self._roster.add(node)
             self._journal.node(node)
@@ -663,9 +668,11 @@ class Coordinator:
             if spec.blob:
                 self._exchange.restore(record.spec.code, record.spec.code_size, 1)
         for known in recovered.nodes:
-            lock, pid, python, slots, labels, queues = node_about(known)
+            lock, pid, python, slots, labels, queues, resources = node_about(known)
             identity = Identity(known.key, "node", "node", "default")
-            node = Node(known.session, identity, b"", Link(), 0.0, False, math.inf, name=known.name)
+            node = Node(
+                known.session, identity, b"", Link(), 0.0, False, math.inf, name=known.name, resources=resources
+            )
             node.incarnation, node.host, node.lock = known.incarnation, known.host, lock
             node.pid, node.python, node.slots, node.labels, node.awaited = pid, python, slots, labels, True
             node.queues = queues
@@ -874,6 +881,16 @@ class Coordinator:
             self._admission.disk_full = ""
             self._fact("disk_well", free=free)
 
+    def _loads_queried(self, event: LoadsQueried) -> None:
+        """That there is no answer is told once: what was said before counts less with its age, and then no more."""
+        if bool(event.failure) is not self._query_fails:
+            self._query_fails = bool(event.failure)
+            self._fact("load_query_failed", reason=event.failure) if event.failure else self._fact("load_query_well")
+        if not event.failure:
+            for node in self._roster:
+                node.take_query(event.loads.get(node.name, 0.0), event.every_s, self._now)
+                node.weigh(self._now, self._limits.load_weight)
+
     # ------------------------------------------------------------------------------- submissions
 
     def _submit(self, client: Client, message: Submit) -> None:
@@ -1067,8 +1084,9 @@ class Coordinator:
 
     def _place(self) -> None:
         """Deal ready jobs out, whose turn it is first, as far as there is room."""
-        ready = self._ready
-        if not ready or not len(self._roster):
+        ready, roster = self._ready, self._roster
+        roster.reserved = None
+        if not ready or not len(roster):
             return
         batches: dict[int, tuple[Node, Batch]] = {}
         rooms: dict[tuple[Demand, int, bool], Rooms] = {}
@@ -1080,24 +1098,30 @@ class Coordinator:
 
         absent: dict[int, Waiters] = {}
         room: Rooms | None = None
+        last: Record | None = None
         time, once = None, False
         turn = ready.turn(may_go)
         while turn is not None:
             job = turn.job
             record: Record = job.record
-            queue = record.queue
-            if room is None or record.line.demand != room.demand or record.time is not time or record.once is not once:
-                time, once = record.time, record.once
-                key = record.line.demand, id(time), once
-                room = rooms.get(key)
-                if room is None:
-                    room = rooms[key] = self._rooms(record.line.demand, time, once)
-            node = None if job.absent else room.choose(self._chance, queue, job.story[-1].node if job.story else "")
+            if room is None or record is not last:
+                last, queue, claims, demand = record, record.queue, record.claims, record.line.demand
+                if room is None or demand != room.demand or record.time is not time or record.once is not once:
+                    time, once = record.time, record.once
+                    room = rooms.get((demand, id(time), once))
+                    if room is None:
+                        room = rooms[demand, id(time), once] = self._rooms(demand, time, once)
+                        if roster.reserved is not None:
+                            room.keep_clear(roster.reserved)
+            avoid = job.story[-1].node if job.story else ""
+            node = None if job.absent else room.choose(self._chance, queue, avoid, claims)
             if node is None:
                 shut.add((queue.name, record.line))
                 if self._payloads.absent and room.nodes:
                     absent[id(turn.line)] = turn.line
                 turn = ready.turn(may_go)
+                if turn is not None and roster.reserved is None and self._wall - job.since > RESERVE_AFTER_S:
+                    self._reserve(job, rooms.values())
                 continue
             ready.pop(turn)
             self._lease(job, node)
@@ -1117,6 +1141,14 @@ class Coordinator:
             self._assign(node, batch)
         for line in absent.values():
             self._read_ahead(line)
+
+    def _reserve(self, job: Job, rooms: Iterable[Rooms]) -> None:
+        """Keep a node clear for it of what comes after it."""
+        reserved = None if job.absent else reserve(job, self._roster.fitting(job.record.line.demand))
+        if reserved is not None:
+            self._roster.reserved = reserved
+            for room in rooms:
+                room.keep_clear(reserved)
 
     def _rooms(self, demand: Demand, time: RunTime, once: bool) -> Rooms:
         limits = self._limits
@@ -1437,6 +1469,7 @@ class Coordinator:
         if self._timers.next > self._wall:
             return
         back: list[Job] = []
+        late: list[Job] = []  # looked at when those that are due stand in their lines: some may be both
         for kind, what in self._timers.take(self._wall, TIMERS_PER_TURN):
             if kind is Kind.KEY:
                 namespace, name = what
@@ -1446,11 +1479,14 @@ class Coordinator:
                 if what.state is State.SCHEDULED and what.due <= self._wall and not self._dependencies.waits_for(what):
                     move(what, Cause.DUE)
                     back.append(what)
-            elif what.state in (State.SCHEDULED, State.READY) and not what.story:
-                self._expire(what)
-            elif what.state is State.LEASED and not what.story:
-                self._retract(what.node, [what])
+            else:
+                late.append(what)
         self._make_ready(back)
+        for job in late:
+            if job.state in (State.SCHEDULED, State.READY) and not job.story:
+                self._expire(job)
+            elif job.state is State.LEASED and not job.story:
+                self._retract(job.node, [job])
 
     def _tell_again(self, jobs: list[Job]) -> None:
         """Of whoever waits with these for what no node has, some have not been told."""
@@ -2038,7 +2074,7 @@ def _with_last_words(job: Job, failure: Failure, budget: str) -> bytes:
 
 def _could_run(node: Node, record: Record) -> bool:
     """Whether an idle node may be given a job of it."""
-    return node.satisfies(record.line.demand) and record.queue.room_on(node.name) != 0
+    return node.satisfies(record.line.demand) and record.queue.room_on(node.name) != 0 and node.fits(record.claims)
 
 
 def _unknown(wanted: Wanted, expired: bool) -> Owed:

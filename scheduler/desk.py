@@ -165,14 +165,14 @@ class Desk:
         if topic == "explain":
             body["why"] = self.explain(job)
             if job.state is State.READY:
-                body["nodes"] = explain.candidates(job, list(self._books.roster), self.now.mono)
+                body["nodes"] = explain.candidates(job, self._books.roster, self.now.mono)
         return body
 
     def explain(self, job: Job) -> list[str]:
         """Why it does not run, in words; one for each thing that stands in its way."""
         books = self._books
         parents = books.dependencies.waits_for(job)
-        return explain.reasons(job, books.ready, list(books.roster), parents, self.now.mono, self.now.wall)
+        return explain.reasons(job, books.ready, books.roster, parents, self.now.mono, self.now.wall)
 
     def _find(self, client: Client, ask: int, about: dict[str, Any]) -> None:
         wanted = inquiries.Filter.of(about)

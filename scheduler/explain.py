@@ -13,7 +13,8 @@ from scheduler import waiting
 from scheduler.lifecycle import Job, State
 from scheduler.placement import score
 from scheduler.ready_queue import ReadyQueue
-from scheduler.roster import Node
+from scheduler.resources import Claims, figure, told
+from scheduler.roster import Node, Reserved, Roster
 
 SHOWN = 3
 """Parents and nodes that are named."""
@@ -25,7 +26,7 @@ MOST = 100
 def reasons(
     job: Job,
     ready: ReadyQueue,
-    nodes: Sequence[Node],
+    roster: Roster,
     parents: Sequence[bytes],
     now: float,
     wall: float,
@@ -35,7 +36,7 @@ def reasons(
         case State.SCHEDULED:
             return _scheduled(job, parents, wall)
         case State.READY:
-            return _ready(job, ready, nodes, now)
+            return _ready(job, ready, roster, now)
         case State.LEASED:
             node = job.node
             how = f"it was placed on node {node.name}, which has not said yet that it runs"
@@ -53,13 +54,16 @@ def reasons(
             return ["it is over"]
 
 
-def candidates(job: Job, nodes: Sequence[Node], now: float) -> list[dict[str, Any]]:
+def candidates(job: Job, roster: Roster, now: float) -> list[dict[str, Any]]:
     """Each node as placement sees it for this job: what keeps the job from it, or how full it counts; of those that
     could take it the one that would be preferred first."""
-    warm = job.record.time.ran_on
+    record = job.record
+    warm, claims = record.time.ran_on, record.claims
+    failed_on = job.story[-1].node if job.story else ""
+    packs = record.queue.settings.placement == "pack"
     out: list[dict[str, Any]] = []
-    for node in nodes:
-        why = _kept_from(job, node, now)
+    for node in roster:
+        why = _kept_from(job, node, roster.reserved, now)
         out.append(
             {
                 "node": node.name,
@@ -68,32 +72,67 @@ def candidates(job: Job, nodes: Sequence[Node], now: float) -> list[dict[str, An
                 "slots": node.slots,
                 "outstanding": node.outstanding,
                 "penalty": node.penalty,
+                "queried": node.told_load(now),
                 "score": score(node),
                 "warm": id(node) in warm,
+                "preferred": [f"{k}={v}" for k, v in claims.prefer if node.is_labelled(k, v)] if claims else [],
+                "avoided": node.name == failed_on,
             }
         )
-    out.sort(key=lambda row: (not row["takes"], row["score"], not row["warm"], row["node"]))
+
+    def first(row: dict[str, Any]) -> tuple[Any, ...]:
+        full = -row["score"] + 2 * row["penalty"] if packs else row["score"]
+        return not row["takes"], row["avoided"], -len(row["preferred"]), full, not row["warm"], row["node"]
+
+    out.sort(key=first)
     return out[:MOST]
 
 
-def _kept_from(job: Job, node: Node, now: float) -> str:
+def _kept_from(job: Job, node: Node, reserved: Reserved | None, now: float) -> str:
     """The first filter that the node does not pass; empty if it passes all."""
     queue = job.record.queue
-    labels, python, _ = demand = job.record.line.demand
+    labels, python, _, amounts = demand = job.record.line.demand
     if not node.satisfies(demand):
-        lacks = [f"{key}={value}" for key, value in labels if node.labels.get(key) != value]
+        lacks = [f"{key}={value}" for key, value in labels if not node.is_labelled(key, value)]
         if lacks:
             return f"lacks label {', '.join(lacks)}"
         if python and python != node.python:
             return f"has Python {node.python}, and its code needs {python}"
-        return f"does not serve queue {queue.name}"
+        if node.queues and queue.name not in node.queues:
+            return f"does not serve queue {queue.name}"
+        offered = node.leases.holdings.offered
+        least = [
+            f"{name} {figure(name, offered.get(name, 0))} of {figure(name, n)}"
+            for name, n in amounts
+            if offered.get(name, 0) < n
+        ]
+        return f"offers only {', '.join(least)}"
     if not node.placeable:
         return waiting.absence(node, now)
     if queue.room_on(node.name) == 0:
         return f"runs {queue.settings.max_per_node} of queue {queue.name} already (max_per_node)"
     if node.outstanding >= node.slots:
         return "all its slots are taken"
-    return ""
+    claimed = _claimed(job.record.claims, node)
+    if claimed or reserved is None or reserved.node is not node or reserved.job is job or not reserved.hinders(demand):
+        return claimed
+    return f"is kept clear for job {format_job(reserved.job.id)}, which has waited for long"
+
+
+def _claimed(claims: Claims | None, node: Node) -> str:
+    """What others have taken of what the job claims there; empty if that is free."""
+    if claims is None or node.fits(claims):
+        return ""
+    holdings = node.leases.holdings
+    short = [
+        f"{told(name, holdings.free(name))} of {figure(name, holdings.offered[name])} unclaimed, and it claims"
+        f" {figure(name, n)}"
+        for name, n in claims.amounts
+        if holdings.free(name) < n
+    ]
+    if claims.apart is not None and holdings.has(claims.apart):
+        short.append(f"runs a job of anti-affinity key {claims.apart[1]} already")
+    return "; ".join(short)
 
 
 def _lease(now: float, node: Node) -> str:
@@ -113,8 +152,8 @@ def _scheduled(job: Job, parents: Sequence[bytes], wall: float) -> list[str]:
     return out or ["it is due"]
 
 
-def _ready(job: Job, ready: ReadyQueue, nodes: Sequence[Node], now: float) -> list[str]:
-    record = job.record
+def _ready(job: Job, ready: ReadyQueue, roster: Roster, now: float) -> list[str]:
+    record, nodes = job.record, list(roster)
     queue, demand = record.queue, record.line.demand
     out = []
     settings = queue.settings
@@ -135,6 +174,12 @@ def _ready(job: Job, ready: ReadyQueue, nodes: Sequence[Node], now: float) -> li
         slots = sum(n.slots for n in able)
         waiting_too = f"{ready.count(queue.name)} wait in its queue"
         out.append(f"all {slots} slots of the {len(able)} nodes that fit are taken; {waiting_too}")
+    if not out:
+        kept = [(n.name, why) for n in able if (why := _kept_from(job, n, roster.reserved, now))]
+        if len(kept) == len(able):
+            out.append(f"no node that fits has room for it: {waiting.shown(kept)}")
+    if roster.reserved is not None and roster.reserved.job is job:
+        out.append(f"node {roster.reserved.node.name} is kept clear for it, as it has waited for long")
     loaded = [f"{n.name}: {n.penalty:.2f}" for n in able if n.penalty]
     if loaded and not out:  # no reason not to run, but for a choice that may surprise
         out.append(f"nodes that others use count as fuller, by so much of their slots: {', '.join(loaded[:SHOWN])}")

@@ -95,5 +95,6 @@ def _node(node: Node, now: float, wall: float) -> dict[str, Any]:
         "last_heard_timestamp_seconds": wall - (now - node.heard_at),
         "clock_offset_s": node.clock_offset_s,
         "penalty_ratio": node.penalty,
+        "resources": node.leases.holdings.rows,
         "vitals": node.vitals,
     }

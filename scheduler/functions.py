@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from cluster.jobs import AS_USUAL, BadSpec, Spec
 from scheduler.queues import Queue, Queues
+from scheduler.resources import Amounts, Claims, claims_of
 
 MAX_RECORDS = 20_000
 MAX_SPARE_CODE_BYTES = 64 * 1024 * 1024
@@ -29,6 +30,8 @@ class Demand(NamedTuple):
     """Minor version; empty for any."""
     queue: str
     """Which it must serve."""
+    amounts: Amounts = ()
+    """Of resources, that it must have when it is empty."""
 
 
 class Line(NamedTuple):
@@ -36,6 +39,8 @@ class Line(NamedTuple):
 
     demand: Demand
     priority: int
+    apart: tuple[str, str] | None = None
+    """Namespace and anti-affinity key: what one of them has to wait for does not hold up another."""
 
 
 MOST_WARM = 256
@@ -73,6 +78,8 @@ class Record:
     time: RunTime
     line: Line
     queue: Queue
+    claims: Claims | None = None
+    """What its jobs ask of a node beyond a slot; None for most."""
     code: bytes = b""
     """The pickled function, where by value and small."""
     holds_blob: bool = False
@@ -127,8 +134,11 @@ class Functions:
                 self._prune()
             spec = Spec.decode(raw).owned_by(owner)
             rules = spec.rules
-            line = Line(Demand(spec.labels, spec.python, rules.queue), rules.priority)
-            record = Record(spec, spec.encode(), self._time(spec), line, self._queues.named(rules.queue), sent=raw)
+            claims = claims_of(rules, spec.namespace)
+            demand = Demand(spec.labels, spec.python, rules.queue, claims.amounts if claims else ())
+            line = Line(demand, rules.priority, claims.apart if claims else None)
+            queue = self._queues.named(rules.queue)
+            record = Record(spec, spec.encode(), self._time(spec), line, queue, claims, sent=raw)
             record.timed = rules.expires_s > 0
             record.hooks = bool(rules.on_success or rules.on_failure or rules.on_dead)
             record.once, record.fair_key = rules.at_most_once, rules.fair_key

@@ -372,7 +372,9 @@ class Journal:
     def node(self, node: Node) -> None:
         """From now on it may hold attempts."""
         if self.open:
-            about: bytes = msgpack.packb([node.lock, node.pid, node.python, node.slots, node.labels, node.queues])
+            about: bytes = msgpack.packb(
+                [node.lock, node.pid, node.python, node.slots, node.labels, node.queues, node.resources]
+            )
             self._changes.nodes[node.name] = NodeRow(
                 node.name, node.session, node.incarnation, node.identity.key, node.host, about
             )
@@ -412,10 +414,11 @@ class Journal:
         self._changes.sessions[client.session] = self._sessions[client.session] = row
 
 
-def node_about(row: NodeRow) -> tuple[str, int, str, int, dict[str, str], tuple[str, ...]]:
-    """Lock, process, Python, slots, labels and queues of a node as it was written."""
-    lock, pid, python, slots, labels, queues = msgpack.unpackb(row.about)
-    return lock, pid, python, slots, labels, tuple(queues)
+def node_about(row: NodeRow) -> tuple[str, int, str, int, dict[str, str], tuple[str, ...], dict[str, float]]:
+    """Lock, process, Python, slots, labels, queues and resources of a node as it was written; of the last, nothing if
+    an earlier release wrote it."""
+    lock, pid, python, slots, labels, queues, *rest = msgpack.unpackb(row.about)
+    return lock, pid, python, slots, labels, tuple(queues), rest[0] if rest else {}
 
 
 def _error(payload: bytes) -> str:

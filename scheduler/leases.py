@@ -2,20 +2,22 @@
 
 A lease is a node's right to one attempt, named by its token. It holds while the node is heard. A result is
 accepted only from the node that holds the token; any other is late and discarded. What is leased counts against the
-caps of its queue.
+caps of its queue, and against what the node offers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from scheduler.lifecycle import Job
+from scheduler.resources import Holdings
 
 
 class Leases:
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, offered: Mapping[str, float]) -> None:
         self._node = node
         self._held: dict[int, Job] = {}
+        self.holdings = Holdings(offered)
         self.once = 0
         """How many of them must not start twice."""
 
@@ -29,9 +31,12 @@ class Leases:
         return token in self._held
 
     def grant(self, job: Job) -> None:
+        record = job.record
         self._held[job.token] = job
-        self.once += job.record.once
-        job.record.queue.take(self._node)
+        self.once += record.once
+        record.queue.take(self._node)
+        if record.claims is not None:
+            self.holdings.take(record.claims)
 
     def get(self, token: int) -> Job | None:
         return self._held.get(token)
@@ -39,16 +44,17 @@ class Leases:
     def end(self, token: int) -> Job | None:
         job = self._held.pop(token, None)
         if job is not None:
-            self.once -= job.record.once
-            job.record.queue.give_back(self._node)
+            record = job.record
+            self.once -= record.once
+            record.queue.give_back(self._node)
+            if record.claims is not None:
+                self.holdings.give_back(record.claims)
         return job
 
     def end_all(self) -> list[Job]:
         jobs = list(self._held.values())
-        self._held.clear()
-        self.once = 0
         for job in jobs:
-            job.record.queue.give_back(self._node)
+            self.end(job.token)
         return jobs
 
     def absent_from(self, tokens: Iterable[int]) -> list[Job]:

@@ -34,6 +34,7 @@ from cluster.packages import own_version
 from cluster.transport import Context, Doors
 from scheduler.coordinator import Coordinator
 from scheduler.journal import READERS, SpaceMeasured
+from scheduler.load_query import LoadPoller, LoadQuery
 from scheduler.store import StoreFailed, UnfinishedRow
 from scheduler.store.sqlite import SqliteStore
 
@@ -65,6 +66,8 @@ class Settings:
     metrics: Listen = field(default_factory=Listen)
     metrics_functions: tuple[str, ...] = ()
     """Those with series of their own; the first that come up, where none are named."""
+    load_query: LoadQuery | None = None
+    """What is asked of the user's Prometheus about the nodes."""
     ready_fd: int | None = None
     lifeline_fd: int | None = None
     orphan_removes: bool = False
@@ -142,6 +145,7 @@ def run(settings: Settings) -> Stop:
     server = serve(settings.metrics, Health(life.turned_at, lambda: True, life.meter.text))
     if server is not None:
         life.said["metrics"] = server.address
+    poller = None if settings.load_query is None else LoadPoller(settings.load_query, mailbox.put)
     try:
         while True:
             try:
@@ -150,6 +154,8 @@ def run(settings: Settings) -> Stop:
                 life.tell([fact("store_failed", reason=str(e))])
                 time.sleep(REBIRTH_S)
     finally:
+        if poller is not None:
+            poller.close()
         if server is not None:
             server.close()
 

@@ -12,7 +12,7 @@ with the age of the report. A node that runs short of memory is given nothing ne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 DAMPING = 0.5
@@ -76,11 +76,11 @@ def damped(before: float, load: float) -> float:
     return after if after > 0.01 else 0.0
 
 
-def faded(penalty: float, age_s: float) -> float:
+def faded(penalty: float, age_s: float, fresh_s: float = FRESH_S, stale_s: float = STALE_S) -> float:
     """What is left of it when the report is so old."""
-    if age_s <= FRESH_S:
+    if age_s <= fresh_s:
         return penalty
-    return penalty * max(0.0, (STALE_S - age_s) / (STALE_S - FRESH_S))
+    return penalty * max(0.0, (stale_s - age_s) / (stale_s - fresh_s))
 
 
 def short_of_memory(vitals: Mapping[str, Any], was: bool) -> bool:
@@ -112,6 +112,13 @@ C = TypeVar("C", bound=Candidate)
 def fullest(candidates: Sequence[C]) -> C:
     """The candidate to pack into: of those with a free slot the fullest, and rather one that others leave alone."""
     return min(candidates, key=lambda n: (n.outstanding >= n.slots, n.penalty >= 0.5, -n.outstanding / n.slots))
+
+
+def foremost(candidates: Sequence[C], preferred: Callable[[C], int]) -> list[C]:
+    """Those with a free slot, of which those that have most of what is preferred; where all slots are taken, of all."""
+    some = [node for node in candidates if node.outstanding < node.slots] or candidates
+    most = max(map(preferred, some))
+    return [node for node in some if preferred(node) == most]
 
 
 def choose(candidates: Sequence[C], chance: Chance, warm: Collection[int] = ()) -> C:

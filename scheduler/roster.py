@@ -9,10 +9,28 @@ from typing import Any
 from scheduler import placement
 from scheduler.functions import Demand
 from scheduler.leases import Leases
+from scheduler.lifecycle import Job
 from scheduler.peers import Peer
+from scheduler.resources import Claims
 
 OWN_NAME = "node"
 """A label that every node has: its name, and its host's."""
+
+
+QUERY_FRESH = 2
+"""The answer to a load query counts in full while it is no older than so many intervals, and is gone at twice that."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadsQueried:
+    """An event: what the query of the user's Prometheus says of nodes."""
+
+    loads: dict[str, float]
+    """By node, in shares of its slots: 0 is idle, and 1 as full as its slots can be. Of those it does not name, 0."""
+    every_s: float
+    """It is asked so often."""
+    failure: str = ""
+    """Why there is no answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +46,8 @@ class Node(Peer):
     labels: dict[str, str] = field(default_factory=dict)
     queues: tuple[str, ...] = ()
     """Those it serves; all, where none are named."""
+    resources: dict[str, float] = field(default_factory=dict)
+    """What it offers, beside slots."""
     leases: Leases = field(init=False)
     code: set[bytes] = field(default_factory=set)
     """Functions sent on this link."""
@@ -39,8 +59,14 @@ class Node(Peer):
     """What others use of its processors, damped,"""
     load_at: float = 0.0
     """...and when it was told last."""
+    queried: float = 0.0
+    """The same by the query of the user's Prometheus,"""
+    queried_at: float = 0.0
+    """...when that was answered last,"""
+    queried_every_s: float = 0.0
+    """...and how often it is asked."""
     penalty: float = 0.0
-    """What that is worth now, in shares of its slots."""
+    """What the larger of the two is worth now, in shares of its slots."""
     short: bool = False
     """Of memory: it is given nothing new until it has recovered."""
     claims: dict[bytes, tuple[int, int]] = field(default_factory=dict)
@@ -57,11 +83,21 @@ class Node(Peer):
     """Since when it has held more than its slots without finishing anything."""
 
     def __post_init__(self) -> None:
-        self.leases = Leases(self.name)
+        self.leases = Leases(self.name, self.resources)
 
     def weigh(self, now: float, weight: float) -> None:
         """What its load is worth now; ``weight``: of all loads."""
-        self.penalty = weight * placement.faded(self.load, now - self.load_at) if self.load else 0.0
+        load = placement.faded(self.load, now - self.load_at) if self.load else 0.0
+        self.penalty = weight * max(load, self.told_load(now)) if self.queried else weight * load
+
+    def told_load(self, now: float) -> float:
+        """What the query says of it, as far as that is not stale."""
+        fresh_s = QUERY_FRESH * self.queried_every_s
+        return placement.faded(self.queried, now - self.queried_at, fresh_s, 2 * fresh_s) if self.queried else 0.0
+
+    def take_query(self, load: float, every_s: float, now: float) -> None:
+        """What the query of the user's Prometheus says of it, which is asked so often."""
+        self.queried, self.queried_at, self.queried_every_s = min(load, placement.MOST), now, every_s
 
     def take_vitals(self, vitals: dict[str, Any], now: float, wall: float) -> None:
         """What it measured, as its heartbeat says, that came now."""
@@ -91,22 +127,50 @@ class Node(Peer):
         return "up" if self.placeable else "suspect"
 
     def satisfies(self, demand: Demand) -> bool:
-        labels, python, queue = demand
-        mine = self.labels
+        """Whether it could take such a job if it had nothing else to do."""
+        labels, python, queue, amounts = demand
         return (
-            all(mine.get(k) == v or (k == OWN_NAME and v in (self.name, self.host)) for k, v in labels)
+            all(self.is_labelled(key, value) for key, value in labels)
             and (not python or python == self.python)
             and (not self.queues or queue in self.queues)
+            and self.leases.holdings.could(amounts)
         )
+
+    def is_labelled(self, key: str, value: str) -> bool:
+        return self.labels.get(key) == value or (key == OWN_NAME and value in (self.name, self.host))
+
+    def fits(self, claims: Claims | None) -> bool:
+        """Whether it has free what a job claims beside a slot."""
+        return claims is None or self.leases.holdings.fits(claims)
+
+    def preferred(self, claims: Claims) -> int:
+        """How many of the labels that its node should have it has."""
+        return sum(self.is_labelled(key, value) for key, value in claims.prefer)
 
 
 BARRED = "drained "
 """Begins the names of settings in the store that keep which nodes are barred."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A node that is kept clear for a job."""
+
+    node: Node
+    job: Job
+    lacks: frozenset[str]
+    """The resources that it lacks there; none if it is a slot."""
+
+    def hinders(self, demand: Demand) -> bool:
+        """Whether jobs that demand this would take of it."""
+        return not self.lacks or any(name in self.lacks for name, _ in demand.amounts)
+
+
 class Roster:
     def __init__(self) -> None:
         self._by_name: dict[str, Node] = {}
+        self.reserved: Reserved | None = None
+        """Of the last turn."""
         self._fitting: dict[Any, list[Node]] = {}
         self.barred: dict[str, float] = {}
         """Names of nodes that are given nothing new, be they here or not, with the moment of the wall clock at which

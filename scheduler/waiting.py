@@ -14,6 +14,7 @@ from cluster.messages import Waiting
 from scheduler.clients import Client
 from scheduler.functions import Demand
 from scheduler.ready_queue import ReadyQueue
+from scheduler.resources import Amounts, told
 from scheduler.roster import Node, Roster
 
 MAX_DEMANDS = 100
@@ -103,29 +104,42 @@ class WaitingJobs:
 
 def reason(demand: Demand, nodes: Sequence[Node], fitting: Sequence[Node], now: float) -> str:
     """What the jobs wait for, and what there is instead; of bounded length."""
-    labels, python, queue = demand
+    labels, python, queue, amounts = demand
     if not nodes:
         return "a node: none has joined"
     if fitting:
-        absent = _shown([(n.name, absence(n, now)) for n in fitting])
+        absent = shown([(n.name, absence(n, now)) for n in fitting])
         of = f"{_count(len(nodes))}, {len(fitting)} could take them ({absent})"
         if all(n.draining or n.barred or n.short for n in fitting):
             return f"a node that takes work: of {of}"
         return f"a node that is heard: of {of}"
     of = f"of {_count(len(nodes))}"
     wanted = _list([f"{k}={v}" for k, v in labels], " and ")
-    labelled = [n for n in nodes if all(n.labels.get(k) == v for k, v in labels)]
+    labelled = [n for n in nodes if all(n.is_labelled(k, v) for k, v in labels)]
     if not labelled:
         have = [(n.name, _list([f"{k}={v}" for k, v in sorted(n.labels.items())]) or "no labels") for n in nodes]
         what = "it" if len(labels) == 1 else "them all"
-        return f"a node with label{'s' * (len(labels) > 1)} {wanted}; {of} none has {what} ({_shown(have)})"
+        return f"a node with label{'s' * (len(labels) > 1)} {wanted}; {of} none has {what} ({shown(have)})"
     versions = _list(sorted({n.python for n in labelled}))
     versioned = [n for n in labelled if not python or n.python == python]
+    serving = [n for n in versioned if not n.queues or queue in n.queues]
+    if serving:
+        claimed = _list([told(*one) for one in amounts], " and ")
+        lacks = [
+            (n.name, _list([told(name, n.leases.holdings.offered.get(name, 0)) for name in scarce(n, amounts)]))
+            for n in serving
+        ]
+        return f"a node that offers {claimed}; {of} none has so much, however idle ({shown(lacks)})"
     if versioned:
         served = [(n.name, _list(sorted(n.queues))) for n in versioned]
-        return f"a node that serves queue {_plain(queue)}; {of} none does that could take them ({_shown(served)})"
+        return f"a node that serves queue {_plain(queue)}; {of} none does that could take them ({shown(served)})"
     which = f"those with label{'s' * (len(labels) > 1)} {wanted}" if labels else "the nodes"
     return f"a node with Python {_plain(python)}, because code travels by value; {which} have {versions}"
+
+
+def scarce(node: Node, amounts: Amounts) -> list[str]:
+    """Names of what it offers less of than that."""
+    return [name for name, amount in amounts if node.leases.holdings.offered.get(name, 0) < amount]
 
 
 def absence(node: Node, now: float) -> str:
@@ -143,7 +157,7 @@ def _count(nodes: int) -> str:
     return "1 node" if nodes == 1 else f"{nodes} nodes"
 
 
-def _shown(about: Sequence[tuple[str, str]]) -> str:
+def shown(about: Sequence[tuple[str, str]]) -> str:
     """``name: word; name: word; and 7 more``."""
     words = [f"{_plain(name)}: {word}" for name, word in about[:SHOWN]]
     if len(about) > SHOWN:

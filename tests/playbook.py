@@ -364,6 +364,7 @@ class FakeNode(Dialed):
             "slots": 1,
             "labels": {},
             "queues": [],
+            "resources": {},
         } | about
 
     def hello(self, *held: tuple[int, bytes, int], **about: Any) -> None:
@@ -924,6 +925,7 @@ _FIELDS: dict[Check, st.SearchStrategy[Any]] = {
     m._digest: _sha,
     m._truth: st.booleans(),
     m._labels: st.dictionaries(_names, _names, max_size=3),
+    m._offers: st.dictionaries(_names, st.integers(0, 1 << 60) | st.floats(0, 1e6), max_size=3),
     m._mapping: st.dictionaries(_names, _plain, max_size=3),
     m._figures: st.dictionaries(_names, st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.none(), max_size=3),
 }

@@ -381,6 +381,15 @@ NODES: list[tuple[str, list[Panel]]] = [
                 (f"ganger_node_penalty_ratio{NODE}", "{{ganger_node}}"),
             ),
             over_time(
+                "Claimed",
+                "Share of what the node offers that its jobs claim: processors, memory, and names of your own.",
+                "percentunit",
+                (
+                    f"ganger_node_resource_claimed{NODE} / (ganger_node_resource_offered{NODE} > 0)",
+                    "{{ganger_node}} {{ganger_resource}}",
+                ),
+            ),
+            over_time(
                 "Others",
                 "Processes beside ours that run on its processors or want to.",
                 "short",

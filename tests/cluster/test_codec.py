@@ -142,7 +142,9 @@ def test_code_and_descriptions_are_bounded_so_that_an_assignment_fits_a_message(
 def test_a_node_can_name_all_it_may_hold() -> None:
     n = MAX_HELD
     tokens = [(1 << 41) + i for i in range(n)]
-    hello = NodeHello(1, bytes(8), "1", "n", 1, b"", "", "h", 1, "3.11", 1, {}, [], tokens, [bytes(16)] * n, [1] * n)
+    hello = NodeHello(
+        1, bytes(8), "1", "n", 1, b"", "", "h", 1, "3.11", 1, {}, [], tokens, [bytes(16)] * n, [1] * n, {}
+    )
     data = codec.encode(HEADER, hello)
     assert len(data) < MAX_MESSAGE_BYTES
     assert codec.decode(data)[1] == hello

@@ -191,7 +191,11 @@ def test_a_node_is_ready_while_its_coordinator_is_heard() -> None:
     assert states == [False, True, False, True]
 
 
-@pytest.mark.parametrize(("label", "most"), MOST.items())
+OF_COUNTERS = {label: most for label, most in MOST.items() if label != "ganger_resource"}
+"""The other is of gauges alone."""
+
+
+@pytest.mark.parametrize(("label", "most"), OF_COUNTERS.items())
 def test_labels_are_bounded(label: str, most: int) -> None:
     name, shape = next((n, s) for n, s in METRICS.items() if s.kind == COUNTER and s.labels[:1] == (label,))
     meter = Meter(COORDINATOR, "1")
@@ -252,6 +256,7 @@ def measured(**nodes: str) -> Any:
             "last_heard_timestamp_seconds": 5.0,
             "clock_offset_s": None,
             "penalty_ratio": 0.0,
+            "resources": {"cpus": {"offered": 4.0, "claimed": 1.5}},
             "vitals": {"cpu_ratio": 0.5, "memory_pressure_ratio": 0.25, "strange": 1, "load": None},
         }
         for name, state in nodes.items()
@@ -269,10 +274,25 @@ def test_gauges_are_what_the_books_said_last() -> None:
     assert value(meter, "ganger_node_up", ganger_node="b") == 0
     assert value(meter, "ganger_node_cpu_ratio", ganger_node="a") == 0.5
     assert value(meter, "ganger_node_pressure_ratio", ganger_node="a", resource="memory") == 0.25
+    cpus = {"ganger_node": "a", "ganger_resource": "cpus"}
+    assert value(meter, "ganger_node_resource_offered", **cpus) == 4.0
+    assert value(meter, "ganger_node_resource_claimed", **cpus) == 1.5
     assert value(meter, "ganger_epoch") == 3
     meter([measured(a="up")])
     assert value(meter, "ganger_node_up", ganger_node="b") is None, "a node that is gone has no series"
     assert value(meter, "ganger_nodes", state="suspect") == 0
+
+
+def test_resources_have_series_as_far_as_there_are_not_too_many() -> None:
+    told = measured(a="up")
+    told.about["nodes"][0]["resources"] = {f"r{n}" * 200: {"offered": 1.0, "claimed": 0.0} for n in range(99)}
+    meter = Meter(COORDINATOR, "1")
+    meter([told])
+    series = [dict(labels) for (name, labels) in shown(meter) if name == "ganger_node_resource_offered"]
+    assert len(series) == MOST["ganger_resource"]
+    assert all(
+        labels["ganger_resource"] != OTHER and len(labels["ganger_resource"]) <= LABEL_CHARS for labels in series
+    )
 
 
 def test_turns_and_commits_are_counted_together() -> None:

@@ -123,7 +123,7 @@ def test_no_limit_is_none_and_no_time_at_all_is_a_mistake(name: str) -> None:
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(UnknownOption, match="no option is called 'retrys'; did you mean 'retries'"):
         Options().changed({"retrys": 3})
-    with pytest.raises(UnknownOption, match="there are labels, isolation, name, block"):
+    with pytest.raises(UnknownOption, match="there are labels, isolation, prefer, anti_affinity"):
         Options().changed({"qqqqqqqq": 3})
 
 
@@ -132,6 +132,29 @@ def test_usual_options_send_nothing() -> None:
     assert Options().rules.encode() == {}
     assert Options().about is NOTHING_SPECIAL
     assert NOTHING_SPECIAL.encode() == b""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "words"),
+    [
+        ({"resources": ["licence"]}, TypeError, "resources is a mapping of names to amounts, not list"),
+        ({"resources": {"licence": "1"}}, TypeError, "resource licence is a number, not str"),
+        ({"resources": {"licence": 0}}, ValueError, "resource licence is 0.001 to"),
+        ({"resources": {"licence": float("nan")}}, ValueError, "resource licence is 0.001 to"),
+        ({"resources": {"": 1}}, ValueError, "a resource has 1 to 200 characters"),
+        ({"resources": {"cpus": 2}}, ValueError, "cpus is an option by itself: cpus=2"),
+        ({"resources": {f"r{n}": 1 for n in range(33)}}, ValueError, "resources takes up to 32 names, not 33"),
+        ({"gpus": 0}, ValueError, "gpus is 0.01 to"),
+        ({"gpus": True}, TypeError, "gpus is a number"),
+        ({"prefer": "zone"}, TypeError, "prefer is a mapping of text to text, not str"),
+        ({"prefer": {"zone": 1}}, TypeError, "a label is a text, not int"),
+        ({"prefer": {f"l{n}": "x" for n in range(33)}}, ValueError, "prefer takes up to 32 labels, not 33"),
+        ({"anti_affinity": ""}, ValueError, "anti_affinity has 1 to 200 characters"),
+    ],
+)
+def test_what_a_job_may_ask_of_its_node(wanted: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        Options(**wanted)
 
 
 def test_a_twin_of_a_twin_keeps_what_it_was_given() -> None:
@@ -172,6 +195,8 @@ def test_what_was_given_may_change_afterwards() -> None:
         {"retries": 5, "retry_delay_s": timedelta(minutes=1), "backoff": 1, "jitter": 0, "retry_max_delay_s": 1e6},
         {"retry_on": [OSError], "give_up_on": ["KeyError"], "tags": ["x"], "queue": "mail", "fair_key": "ann"},
         {"delivery": "at_most_once", "crash_retries": 0, "memory_retries": 0, "lifetime": "client"},
+        {"cpus": 0.5, "memory_bytes": 1 << 30, "gpus": 2, "resources": {"licence": 1, "a b": 0.001}},
+        {"prefer": {"zone": "a", "node": "n1"}, "anti_affinity": "replica"},
         {"expires_s": 5, "result_ttl_s": 60, "priority": -10, "after_failure": "run", "key_ttl_s": 0},
     ],
 )

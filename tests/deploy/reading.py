@@ -73,7 +73,7 @@ def metrics_in(text: str) -> set[str]:
     for name in re.findall(r"\bganger_[a-z_]+", text):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         out.add(base if METRICS.get(base) is not None and METRICS[base].kind == HISTOGRAM else name)
-    return out - {"ganger_role", "ganger_node"}
+    return out - {"ganger_role", "ganger_node", "ganger_resource"}
 
 
 def labels_in(text: str) -> set[str]:

@@ -122,6 +122,7 @@ def test_a_control_group_that_is_tighter_counts(kernel: Kernel, tmp_path: Path) 
     machine = kernel.machine(tmp_path)
     found = machine.measure()
     assert (found["memory_bytes"], found["memory_available_bytes"]) == (1_000 * KIB, 750 * KIB)
+    assert machine.offers() == {"cpus": 0.5, "memory_bytes": 1_000 * KIB}
     kernel.now += 1.0
     kernel.processors(dict.fromkeys(os.sched_getaffinity(0), (10, 90)))
     kernel.process("self", ticks=os.sysconf("SC_CLK_TCK") // 2, pages=1)
@@ -134,6 +135,7 @@ def test_what_cannot_be_had_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     machine = Machine(tmp_path / "nothing", tmp_path / "proc")
     assert set(machine.measure()) == {"load"}
+    assert set(machine.offers()) == {"cpus"}, "it knows no limit, and what it may use"
     machine.close()
 
 
@@ -168,6 +170,8 @@ def test_graphics_processors_are_measured_where_their_library_is(
     machine = kernel.machine(tmp_path)
     found = machine.measure()
     assert (found["gpus"], found["gpu_ratio"], found["gpu_memory_free_bytes"]) == (2, 0.6, 2 << 30)
+    whole = {"cpus": float(len(os.sched_getaffinity(0))), "memory_bytes": 8000 * KIB}
+    assert machine.offers() == {**whole, "gpus": 2}
     cards.fails = True
     assert "gpu_ratio" not in machine.measure()
     machine.close()

@@ -21,7 +21,7 @@ def leased(token: int, state: State = State.LEASED, retracting: bool = False, on
 
 
 def book(*jobs: Job) -> Leases:
-    leases = Leases("n1")
+    leases = Leases("n1", {})
     for job in jobs:
         leases.grant(job)
     return leases

@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from cluster.actor import Now
+from cluster.actor import Drained, Now
 from cluster.ids import format_job, job_id
 from cluster.jobs import About, End, Failure, Outcome, Rules, Spec
 from cluster.messages import Assign, Awaiting, Bye, Discard, Results, Retract, Returned, Started, Waiting
@@ -112,6 +112,18 @@ def test_a_job_that_waits_for_its_moment_expires_before_it(play: CoordinatorPlay
     play.live(4, node, client)
     client.gets_failure(1, Outcome.EXPIRED)
     play.live(4, node, client)
+    play.nothing_else()
+
+
+def test_a_job_whose_moment_and_time_to_begin_are_over_at_once_expires(play: CoordinatorPlay) -> None:
+    """As after a pause of the coordinator; nothing else has waited in its queue for a while."""
+    client = play.client()
+    client.submit(spec=spec(expires_s=3.0, queue="mail"), about=About(delay_s=2.0))
+    client.gets_accepted(1)
+    play.now = Now(play.now.mono + 5, play.now.wall + 5)
+    play.turn(Drained())
+    client.gets_failure(1, Outcome.EXPIRED)
+    assert not len(play.coordinator._ready)
     play.nothing_else()
 
 
@@ -594,6 +606,15 @@ def test_a_restart_forgets_moments_of_jobs_that_are_not_durable(play: Coordinato
         {"after_failure": "wait"},
         {"no_such_rule": 1},
         {"crash_retries": True},
+        {"gpus": -1.0},
+        {"resources": (("licence", 0),)},
+        {"resources": (("licence", float("inf")),)},
+        {"resources": (("licence", "1"),)},
+        {"resources": (("", 1),)},
+        {"resources": tuple((f"r{n}", 1) for n in range(33))},
+        {"prefer": (("zone", 1),)},
+        {"prefer": (("zone",),)},
+        {"anti_affinity": "k" * 201},
     ],
 )
 def test_rules_that_no_client_of_ours_sends_are_refused_in_words(play: CoordinatorPlay, rules: dict[str, Any]) -> None:

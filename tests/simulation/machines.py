@@ -44,7 +44,7 @@ from tests.simulation.leaks import excess
 from tests.simulation.ledger import ORDER, Broken, Draining, Ending, Undraining
 from tests.simulation.network import Wire
 from tests.simulation.pool import Pool
-from tests.simulation.work import LARGE_BYTES, OLD, Work, sha
+from tests.simulation.work import LARGE_BYTES, OFFERS, OLD, Work, sha
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -449,6 +449,7 @@ class NodeMachine(Machine):
             labels,
             directory.previous,
             directory.lock,
+            resources=OFFERS,
         )
         self.directory = directory
         self.born_at = self._clock.now

@@ -81,6 +81,8 @@ class Plan:
     session_s: float = 60.0
     """How long results wait for a client that is away; less than most silences last where a story is about that."""
 
+    claims: float = 0.0
+    """Share of functions whose jobs claim resources of their node, or must not share it with others of their kind."""
     scarce: float = 0.0
     """Share of functions that demand a label which no node has,"""
     scarce_s: float = 9.0
@@ -161,6 +163,21 @@ STORIES: dict[str, Plan] = {
         Plan("cut links", jobs=300, cuts=25, freezes=5),
         Plan("black holes", jobs=300, black_holes=12, cuts=3),
         Plan("clones", jobs=300, clones=8, black_holes=2, freezes=6, cuts=6, agent_kills=6),
+        Plan(
+            "claims",
+            jobs=300,
+            slots=5,
+            claims=0.7,
+            memory=0.2,
+            long=0.05,
+            ends=0.1,
+            coordinator_restarts=4,
+            agent_kills=4,
+            black_holes=4,
+            late_homes=2,
+            cuts=6,
+            worker_crash=0.01,
+        ),
         Plan("scarce labels", jobs=300, clients=3, scarce=0.4, scarce_s=14.0, cancels=0.0),
         Plan("pauses", jobs=300, coordinator_pauses=3, agent_pauses=6, client_pauses=4),
         Plan("agent crashes", jobs=300, agent_kills=8, agent_leaves=2, worker_crash=0.02, start_failure=0.2),
@@ -423,6 +440,7 @@ def _limited(plan: Plan, seed: int) -> Plan:
         ends=chance.choice((0.0, 0.0, 0.2)),
         leave_s=chance.choice((0.0, 5.0)),
         drains=chance.choice((0.0, 0.0, 4.0)),
+        claims=chance.choice((0.0, 0.0, 0.4)),
     )
 
 

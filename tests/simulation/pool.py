@@ -37,6 +37,7 @@ from tests.simulation.disks import Disk
 from tests.simulation.ledger import TIMER_S, Broken, Ledger
 from tests.simulation.plans import Plan
 from tests.simulation.work import (
+    OFFERS,
     is_poison,
     is_stubborn,
     memory_of,
@@ -233,6 +234,7 @@ class Pool:
         run = worker.running = worker.pipe.popleft()
         if any(self._labels.get(key) != value for key, value in run.spec.labels):
             raise Broken(f"{self._node} runs a job whose label it has not: token {run.token}")
+        self._check_claims(run)
         try:
             payload, code = self._inputs(run)
         except Broken:
@@ -254,6 +256,19 @@ class Pool:
             self._clock.after(seconds * self._chance.random(), self._crash, worker, run)
         else:
             self._clock.after(seconds, self._finish, worker, run, payload, code)
+
+    def _check_claims(self, run: Run) -> None:
+        """What runs here together claims no more than the node offers, and has no anti-affinity key twice."""
+        if not self._plan.claims and not self._plan.memory:
+            return
+        runs = [w.running for w in self._workers.values() if w.running is not None and not w.dead]
+        rules = [one.spec.rules for one in runs]
+        claimed = {"cpus": sum(r.cpus for r in rules), "memory_bytes": sum(r.memory_bytes for r in rules)}
+        claimed["licence"] = sum(amount for r in rules for _, amount in r.resources)
+        over = {name: amount for name, amount in claimed.items() if amount > OFFERS[name] + 1e-9}
+        keys = [r.anti_affinity for r in rules if r.anti_affinity]
+        if over or len(keys) > len(set(keys)):
+            raise Broken(f"{self._node} begins token {run.token}, and is given more than it offers: {over or keys}")
 
     def _inputs(self, run: Run) -> tuple[bytes, bytes]:
         spec, files = run.spec, self._disk.files

@@ -31,6 +31,7 @@ from scheduler.journal import Journal, ReadOutcomes
 from scheduler.leases import Leases
 from scheduler.lifecycle import Cause, Job, State, Wish, move
 from scheduler.payloads import Payloads
+from scheduler.resources import Holdings
 from scheduler.roster import Node, Roster
 from scheduler.schedules import Overlap, Schedules
 from scheduler.store import SessionRow
@@ -241,6 +242,10 @@ def clones(seed: int) -> Plan:
 def late_words(seed: int) -> Plan:
     """Agents say hello all the time, and die while some of it is on its way."""
     return replace(STORIES["clones"], clones=0, nodes=2, cuts=60, delay_s=0.03, slow=0.3)
+
+
+def claims(seed: int) -> Plan:
+    return STORIES["claims"]
 
 
 def scarce_labels(seed: int) -> Plan:
@@ -514,6 +519,43 @@ def a_word_from_before_the_claim_shows_the_holder_alive(patch: pytest.MonkeyPatc
 @sabotage(scarce_labels)
 def labels_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Node, "satisfies", lambda self, demand: True)
+
+
+@sabotage(claims)
+def claims_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Holdings, "fits", lambda self, claims: True)
+
+
+@sabotage(claims)
+def anti_affinity_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    fits = Holdings.fits
+    patch.setattr(Holdings, "fits", lambda self, claims: fits(self, claims._replace(apart=None)))
+
+
+@sabotage(claims)
+def what_a_node_brings_along_after_a_restart_claims_nothing(patch: pytest.MonkeyPatch) -> None:
+    grant, end = Leases.grant, Leases.end
+
+    def forgets(self: Leases, job: Job) -> None:
+        grant(self, job)
+        if job.last is Cause.ADOPTED and job.record.claims is not None:
+            self.holdings.give_back(job.record.claims)
+            job.summary = "forgotten"
+
+    def ends(self: Leases, token: int) -> Job | None:
+        job = self.get(token)
+        if job is not None and job.summary == "forgotten":
+            self.holdings.take(job.record.claims)
+            job.summary = ""
+        return end(self, token)
+
+    patch.setattr(Leases, "grant", forgets)
+    patch.setattr(Leases, "end", ends)
+
+
+@sabotage(claims)
+def what_has_ended_goes_on_claiming(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Holdings, "give_back", lambda self, claims: None)
 
 
 @sabotage(scarce_labels)

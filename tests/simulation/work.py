@@ -28,6 +28,9 @@ OLD = "it has rules unknown here"
 LABEL = ("gpu", "yes")
 """What some functions demand of a node."""
 
+OFFERS = {"cpus": 2.0, "memory_bytes": 2.5 * HOGGED, "licence": 1.0}
+"""What a node has to share out."""
+
 ECHOED = b"echo"
 """How small results begin."""
 
@@ -108,6 +111,14 @@ class Workload:
             rules = replace(rules, timeout_s=chance.choice((0.3, 1.0)), grace_s=chance.choice(GRACES_S))
         if plan.memory and chance.random() < plan.memory:
             rules = replace(rules, memory_bytes=HOGGED // 2)
+        if plan.claims and chance.random() < plan.claims:
+            rules = replace(
+                rules,
+                cpus=chance.choice((0.0, 0.3, 1.0, 2.0)),
+                resources=chance.choice(((), (), (("licence", 1),))),
+                anti_affinity=chance.choice(("", "", "a", "b")),
+                prefer=chance.choice(((), (LABEL,), (("node", "node0"),))),
+            )
         if plan.ends:
             rules = replace(rules, grace_s=chance.choice(GRACES_S))
         if chance.random() < self._plan.budgets:

@@ -226,7 +226,8 @@ class World:
             raise Broken(f"{client.name} is told that jobs wait for a label, and has no such jobs")
         key = client.name, self.coordinator.coordinator.epoch
         self._told_waiting[key] = self._told_waiting.get(key, 0) + 1
-        one = not self.plan.ruled  # else jobs of several queues may wait, and of each a word is said
+        # else jobs of several queues may wait, or with several claims, and of each a word is said
+        one = not (self.plan.ruled or self.plan.claims or self.plan.memory)
         if self._scarce and one and not self.plan.cancels and self._told_waiting[key] > 1:
             raise Broken(f"{client.name} is told twice why its jobs wait")
 

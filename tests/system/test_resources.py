@@ -1,0 +1,101 @@
+"""Claims on real nodes: two of them with resources of their own, over a restart of the coordinator."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster import Client, LocalCluster
+
+pytestmark = pytest.mark.system
+
+SOON_S = 60.0
+COMMAND = [sys.executable, "-c", "from cluster.cli import main; main()"]
+
+
+def hold(directory: str, name: str, seconds: float) -> tuple[str, int]:
+    """Where it ran, and how many of its like were there meanwhile, itself among them."""
+    node = os.environ["GANGER_NODE"]
+    mine = Path(directory) / f"{node} {name}"
+    mine.touch()
+    most, until = 1, time.monotonic() + seconds
+    while time.monotonic() < until:
+        most = max(most, len(list(Path(directory).glob(f"{node} *"))))
+        time.sleep(0.005)
+    mine.unlink()
+    return node, most
+
+
+def until(true: Callable[[], object], seconds: float = SOON_S) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+def claimed(client: Client, resource: str) -> dict[str, float]:
+    return {node["name"]: node["resources"].get(resource, {}).get("claimed") for node in client.nodes()}
+
+
+def test_claims_hold_on_real_nodes_and_over_a_restart(tmp_path: Path) -> None:
+    with LocalCluster(nodes=0, slots=4) as local:
+        local.add_node(resources={"licence": 2, "memory_bytes": 1 << 30})
+        local.add_node(resources={"licence": 1}, labels={"zone": "a"})
+        client = local.client()
+        offers = {node["name"]: {k: v["offered"] for k, v in node["resources"].items()} for node in client.nodes()}
+        assert offers["node-1"]["licence"] == 2 and offers["node-1"]["memory_bytes"] == 1 << 30
+        assert offers["node-2"]["cpus"] >= 0.01 and offers["node-2"]["memory_bytes"] > 1 << 20
+
+        licensed = client.options(resources={"licence": 1})
+        ran = [f.result(SOON_S) for f in [licensed.submit(hold, str(tmp_path), str(n), 0.15) for n in range(9)]]
+        assert {node for node, _ in ran} == {"node-1", "node-2"}
+        assert max(most for node, most in ran if node == "node-1") <= 2
+        assert max(most for node, most in ran if node == "node-2") == 1
+
+        both = [client.options(anti_affinity="k").submit(hold, str(tmp_path), str(n), 0.3) for n in range(2)]
+        assert {f.result(SOON_S)[0] for f in both} == {"node-1", "node-2"}
+        near = client.options(prefer={"zone": "a"})
+        assert [near.submit(hold, str(tmp_path), str(n), 0.0).result(SOON_S)[0] for n in range(3)] == ["node-2"] * 3
+
+        # over a restart what runs still claims, and what waits waits
+        held = [licensed.submit(hold, str(tmp_path), f"held {n}", 4.0) for n in range(3)]
+        until(lambda: claimed(client, "licence") == {"node-1": 2.0, "node-2": 1.0})
+        waits = licensed.submit(hold, str(tmp_path), "waits", 0.1)
+        assert waits.accepted(SOON_S)
+        local.restart_coordinator()
+        until(lambda: claimed(client, "licence") == {"node-1": 2.0, "node-2": 1.0})
+        assert not waits.done() and waits.job_id is not None
+        [why] = client.explain(waits.job_id)
+        assert why.count("licence 0 of") == 2, why
+        assert sorted(f.result(SOON_S)[0] for f in held) == ["node-1", "node-1", "node-2"]
+        assert waits.result(SOON_S)[1] <= 2
+        until(lambda: claimed(client, "licence") == {"node-1": 0.0, "node-2": 0.0})
+
+        # what no node offers
+        vast = client.options(cpus=1000, resources={"licence": 3}).submit(hold, str(tmp_path), "vast", 0.0)
+        assert vast.accepted(SOON_S) and vast.job_id is not None
+        command = [*COMMAND, "explain", vast.job_id, "--connection", str(local.connection_file)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SOON_S).stdout
+        assert "it waits for a node that offers cpus 1000 and licence 3; of 2 nodes none has so much" in said
+        assert "node node-2: offers only cpus" in said and "licence 1 of 3" in said
+
+
+def test_a_load_query_steers(tmp_path: Path) -> None:
+    from tests.scheduler.test_load_query import prometheus, vector  # workers load this file, and have no coordinator
+
+    with (
+        prometheus(200, vector(**{"node-1": "1.5"})) as (url, asked),
+        LocalCluster(nodes=2, slots=4) as local,
+    ):
+        local._times += ["--prometheus", url, "--load-query", "up", "--load-query-s", "0.5"]
+        local.restart_coordinator()
+        client = local.client()
+        until(lambda: len(client.nodes()) == 2 and len(asked) > 2)
+        ran = [client.submit(hold, str(tmp_path), str(n), 0.2) for n in range(4)]
+        assert {f.result(SOON_S)[0] for f in ran} == {"node-2"}
