@@ -26,6 +26,10 @@ from tests.simulation.ledger import HOUSE, Broken
 from tests.simulation.work import ECHO, noise
 
 US = 1_000_000
+SHARE = 1 / 8
+"""Of all slots, what one schedule whose jobs may overlap keeps busy: there are six, and what has piled up when all
+are gone must have an end."""
+
 Name = tuple[str, str]
 
 _ALWAYS = {Reason.OUTSIDE_WINDOW, Reason.PAUSED, Reason.CHANGED, Reason.REMOVED}
@@ -205,37 +209,46 @@ class Orders:
 
     NAMES = ("a", "b", "c", "d", "e", "f")
 
-    def __init__(self, chance: Random) -> None:
+    def __init__(self, chance: Random, slots: int) -> None:
+        """``slots``: what the world has to run them in."""
         self._chance = chance
+        self._slots = slots
 
     def put(self, wall: float) -> dict[str, Any]:
         chance = self._chance
         name = chance.choice(self.NAMES)
         strict = name in ("a", "b")  # no reason is accepted of these
         seconds = 10 ** chance.uniform(-2.5, 0.8)
-        payload = msgpack.packb([chance.randint(1, 999), int(seconds * 1e6), ECHO, 1])
+        number = chance.randint(1, 999)
         spec = Spec(f"user:{name}", False, b"f" + name.encode())
+        trigger, a_second = self._trigger(wall)
+        overlap = "allow" if strict else chance.choice(list(Overlap))
+        if overlap == "allow":
+            seconds = min(seconds, SHARE * self._slots / a_second)
+        payload = msgpack.packb([number, int(seconds * 1e6), ECHO, 1])
         return {
             "do": "put",
             "name": name,
-            "trigger": self._trigger(wall).to_wire(),
+            "trigger": trigger.to_wire(),
             "spec": spec.encode(),
             "payload": payload + noise(f"schedule {name}", 8),
-            "overlap": "allow" if strict else chance.choice(list(Overlap)),
+            "overlap": overlap,
             "catch_up": "all" if strict else chance.choice(list(CatchUp)),
             "catch_up_window_s": chance.choice((10, 30, 60)),
             "jitter_s": chance.choice((0, 0, 0, 2)),
         }
 
-    def _trigger(self, wall: float) -> Trigger:
+    def _trigger(self, wall: float) -> tuple[Trigger, float]:
+        """And how often it fires in a second."""
         chance = self._chance
-        interval_s = chance.choice((0.3, 0.5, 1, 2, 5))
-        trigger = every(interval_s, aligned=True)
+        intervals_s = [chance.choice((0.3, 0.5, 1, 2, 5))]
+        trigger = every(intervals_s[0], aligned=True)
         if chance.random() < 0.3:
-            trigger |= every(chance.choice((0.7, 3)), aligned=True)
+            intervals_s.append(chance.choice((0.7, 3)))
+            trigger |= every(intervals_s[1], aligned=True)
         if chance.random() < 0.2:
             trigger |= at([datetime.fromtimestamp(wall + chance.uniform(-5, 15), UTC) for _ in range(3)])
-        return trigger
+        return trigger, sum(1 / seconds for seconds in intervals_s)
 
     def other(self) -> dict[str, Any]:
         name = self._chance.choice(self.NAMES)
