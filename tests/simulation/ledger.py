@@ -188,6 +188,8 @@ class Ledger:
 
     def coordinator_restarted(self) -> None:
         self._restarts.append(self._now())
+        if not self._store:
+            self._drained.clear()
 
     def pruned(self, jobs: set[bytes]) -> None:
         """Their outcomes are on disk no more."""
@@ -394,8 +396,8 @@ class Ledger:
         if isinstance(meant, Ending):
             self.jobs[meant.job].ordered = True
 
-    def answer(self, client: str, ask: int, error: str, body: dict[str, Any], token: int) -> None:
-        """``token``: the next one that the coordinator gives away."""
+    def answer(self, client: str, ask: int, error: str, body: dict[str, Any], token: int, epoch: int) -> None:
+        """``token``: the next one that the coordinator gives away; ``epoch``: of the coordinator that answers."""
         if (client, ask) not in self._asked:
             raise Broken(f"{client} got an answer to a question it did not ask, or once more")
         meant = self._asked.pop((client, ask))
@@ -406,7 +408,8 @@ class Ledger:
                 self.note("{} is being ended", job)
                 self.jobs[job].ends_at = token
             case Draining(node) if not error and not any(meant == Undraining(node) for meant in self._asked.values()):
-                self._drained[node] = token
+                if self._store or epoch > len(self._restarts):  # else it was forgotten before this was heard
+                    self._drained[node] = token
 
     def settled(self, client: str, job: bytes, outcome: int, data: bytes, large: bool) -> None:
         story = self.jobs.get(job)

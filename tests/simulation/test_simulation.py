@@ -121,6 +121,12 @@ def test_nodes_that_are_drained_and_replaced_lose_nothing_and_repeat_nothing() -
     assert sum(r.faults["nodes drained"] for r in reports) > 9
 
 
+def test_where_nothing_is_kept_a_restart_lets_drained_nodes_in_again() -> None:
+    plan = replace(STORIES["drains"], store=False, durable=0.0, coordinator_restarts=6)
+    for seed in range(6):
+        keeps_its_promises(simulate(seed, plan))
+
+
 def test_what_runs_too_long_or_is_to_be_ended_ends() -> None:
     limits, endings = (simulate(1, STORIES[name]) for name in ("limits", "endings"))
     for report in (limits, endings):
