@@ -431,9 +431,12 @@ class Ledger:
             self._check_retries(one)
             story.result = data
             return
-        reasons = [self._wrong(one, story.outcome, Failure.decode(data)) for one in self._same(story)]
-        if all(reasons):
-            raise Broken(f"{reasons[0]}: {story}")
+        words = []
+        for one in self._same(story):
+            words.append(self._wrong(one, story.outcome, Failure.decode(data)))
+            if not words[-1]:
+                return
+        raise Broken(f"{words[0]}: {story}")
 
     def _check_retries(self, story: Story) -> None:
         """One that failed has used up what its user gave it."""
@@ -503,8 +506,10 @@ class Ledger:
                 return "it was told cancelled, and has run" if known else ""
             case Outcome.LOST, "JobLost":
                 why = self._loss(story, bool(needs_blob))
+                if not why:
+                    return f"nothing was lost: {failure.text}"
                 self.losses[why] += 1
-                return "" if why else f"nothing was lost: {failure.text}"
+                return ""
         return f"its result is wrong ({failure.kind}: {failure.text[:100]})"
 
     def _has_succeeded(self, parent: Story) -> bool:
