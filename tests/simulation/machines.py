@@ -605,6 +605,7 @@ class ClientMachine(Machine):
         if self.alive:
             self._asks += 1
             self.world.ledger.asked(self.name, self._asks, ORDER)
+            self.world.chronos.ordered(about)
             self.post(Asked(self._asks, ORDER, about))
 
     def leave(self) -> None:
