@@ -314,7 +314,8 @@ class Ledger:
         """So many deaths, or ends for its time, of which somebody who decides must know are the end of a job."""
         known_of = [s for s in before if s.token < token and not self._forgotten(story, s)]
         known_of = [s for s in known_of if not self._came_home(story, s)]  # it is counted as a node that was lost
-        if sum(s.token in story.timed_out for s in known_of) > story.rules.retries:
+        late = [s for s in known_of if s.token in story.timed_out - story.crashed.keys()]
+        if len(late) > story.rules.retries:
             raise Broken(f"it runs on, though it ran too long and has no retries left: {story}")
         dead = [s for s in known_of if s.token in story.crashed]
         known = Counter(story.crashed[s.token] for s in dead if s.token not in story.unclear)
