@@ -757,6 +757,7 @@ class Schedules:
 
     def _forget(self, standing: Standing) -> None:
         name = (standing.namespace, standing.name)
+        standing.entry = 0  # else its moment comes, and finds another of that name
         del self._all[name]
         self._standings.pop(standing, None)
         for line in past.lines(standing.past):

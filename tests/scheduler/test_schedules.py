@@ -382,6 +382,20 @@ def test_a_removed_schedule_is_forgotten_after_a_week_or_its_window() -> None:
     assert not bench.standings and not bench.firings and bench.book.next_due() is None
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_the_moment_of_one_that_was_removed_before_it_fired_forgets_nothing(again: bool) -> None:
+    bench = Bench()
+    bench.add(every(30 * 86_400))
+    bench.turn(MINUTE)
+    bench.book.remove("ns", "s", bench.now)
+    if again:
+        bench.add(every(40 * 86_400))
+    bench.turn()
+    assert bench.turn(35 * DAY) == []
+    assert len(bench.book) == len(bench.schedules) == len(bench.standings) == again
+    assert len(bench.turn(10 * DAY)) == again
+
+
 def test_removing_states_what_was_not_taken_up() -> None:
     bench = Bench()
     bench.add(MINUTELY, overlap="buffer_all")

@@ -26,6 +26,10 @@ from tests.simulation.ledger import HOUSE, Broken
 from tests.simulation.work import ECHO, noise
 
 US = 1_000_000
+SHARE = 1 / 8
+"""Of all slots, what one schedule whose jobs may overlap keeps busy: there are six, and what has piled up when all
+are gone must have an end."""
+
 Name = tuple[str, str]
 
 _ALWAYS = {Reason.OUTSIDE_WINDOW, Reason.PAUSED, Reason.CHANGED, Reason.REMOVED}
@@ -60,6 +64,8 @@ class Past:
     gone: list[tuple[int, int]] = field(default_factory=list)
     """...and those that newer ones have taken the room of."""
     waiting: frozenset[int] = frozenset()
+    taken_us: int = 0
+    """The last that has fired or waited to."""
     blurred_us: int = 0
     """Times up to this had come when the clock was set back. Of these a book may take some for fired that lie between
     such as have (``schedules.fired``): after a change of the trigger, or where they had been skipped."""
@@ -73,6 +79,8 @@ class Chronos:
         """Every job that a schedule made,"""
         self.open: dict[bytes, Name] = {}
         """...and those without an outcome on disk."""
+        self._may_be: dict[Name, set[Reason]] = {}
+        """Reasons that some policy can give which the name was ordered to have."""
         self._wall_us = 0
         self.reasons: Counter[str] = Counter()
         self.matched = 0
@@ -81,6 +89,12 @@ class Chronos:
     @property
     def at_rest(self) -> bool:
         return not self.orders and not self.open
+
+    def ordered(self, about: dict[str, Any]) -> None:
+        """Somebody does this about schedules. What is made and changed in one turn leaves one row, of the last."""
+        if about["do"] == "put":
+            may_be = self._may_be.setdefault(("default", about["name"]), _ALWAYS.copy())
+            may_be |= _BY_OVERLAP[about["overlap"]] | _BY_CATCH_UP[about["catch_up"]]
 
     def ran(self, job: bytes) -> None:
         """A worker runs a job of the house."""
@@ -94,10 +108,11 @@ class Chronos:
         wall_us = int(struct.unpack("<d", change.settings["clock"] or b"")[0] * US)
         if wall_us < self._wall_us:
             for past in self._past.values():
-                past.blurred_us = max([past.blurred_us, *past.waiting, *(nominal for nominal, _ in past.fired)])
+                past.blurred_us = max(past.blurred_us, past.taken_us)
         self._wall_us = wall_us
         for name in change.forgotten_schedules:
             self._past.pop(name, None)
+            self.orders.pop(name, None)
         for job in change.jobs:
             about = About.decode(job.about)
             if job.id[:8] == HOUSE and about.schedule:
@@ -108,11 +123,12 @@ class Chronos:
             standing = Standing.unpack(standing_row)
             past = self._of(name)
             past.waiting = frozenset(one.nominal_us for one in standing.waiting or ())
+            past.taken_us = max([past.taken_us, *past.waiting])
         for outcome in change.outcomes:
             self.open.pop(outcome.id, None)
         for name, schedule_row in change.schedules.items():
             order = self.orders.pop(name, None)
-            if order is not None and schedule_row is None and name not in change.forgotten_schedules:
+            if order is not None and schedule_row is None:
                 self._judge(name, order, wall_us)
             if schedule_row is not None:
                 schedule = Schedule.unpack(*schedule_row)
@@ -139,6 +155,7 @@ class Chronos:
         if any(said.nominal_us <= key[0] < said.until_us for said in past.said.values() if not key[1]):
             raise Broken(f"{name[1]} has a job and a reason for {key[0]}")
         past.fired[key] = job
+        past.taken_us = max(past.taken_us, key[0])
         self.jobs[job] = self.open[job] = name
 
     def _line(self, key: tuple[str, str, int, bytes], row: FiringRow | None, wall_us: int, change: Changes) -> None:
@@ -152,6 +169,8 @@ class Chronos:
                 past.gone.append((before.nominal_us, before.until_us))
             return
         past.said[nominal_us] = row
+        if row.reason in (Reason.GAVE_WAY, Reason.REMOVED) and row.until_us == nominal_us + 1:
+            past.taken_us = max(past.taken_us, nominal_us)  # it may have waited, and be known as one that has fired
         if before is None:
             self._check((namespace, name), past, row, change)
 
@@ -163,14 +182,13 @@ class Chronos:
         if order is None:
             return  # it is put and said in one turn
         schedule = order.schedule
-        may_be = set(_ALWAYS)
-        anew = change.schedules.get(name)
-        for one in (schedule, schedule if anew is None else Schedule.unpack(*anew)):
-            may_be |= _BY_OVERLAP[one.overlap] | _BY_CATCH_UP[one.catch_up]
+        may_be = _ALWAYS | _BY_OVERLAP[schedule.overlap] | _BY_CATCH_UP[schedule.catch_up]
+        if name in change.schedules:
+            may_be = self._may_be[name]
         if reason not in may_be:
             raise Broken(f"{name[1]} ({schedule.overlap}, {schedule.catch_up}) skips {row.nominal_us}: {reason.name}")
         late = row.at_us - row.nominal_us > schedule.window_us
-        if reason is Reason.OUTSIDE_WINDOW and not late and anew is None:
+        if reason is Reason.OUTSIDE_WINDOW and not late and change.schedules.get(name) is None:
             raise Broken(f"{name[1]} skips {row.nominal_us} as outside of a window in which it is")
         if reason is Reason.OVERLAP and not (past.waiting or name in self.open.values()):
             raise Broken(f"{name[1]} skips {row.nominal_us} for an earlier one, and none is unfinished")
@@ -205,37 +223,46 @@ class Orders:
 
     NAMES = ("a", "b", "c", "d", "e", "f")
 
-    def __init__(self, chance: Random) -> None:
+    def __init__(self, chance: Random, slots: int) -> None:
+        """``slots``: what the world has to run them in."""
         self._chance = chance
+        self._slots = slots
 
     def put(self, wall: float) -> dict[str, Any]:
         chance = self._chance
         name = chance.choice(self.NAMES)
         strict = name in ("a", "b")  # no reason is accepted of these
         seconds = 10 ** chance.uniform(-2.5, 0.8)
-        payload = msgpack.packb([chance.randint(1, 999), int(seconds * 1e6), ECHO, 1])
+        number = chance.randint(1, 999)
         spec = Spec(f"user:{name}", False, b"f" + name.encode())
+        trigger, a_second = self._trigger(wall)
+        overlap = "allow" if strict else chance.choice(list(Overlap))
+        if overlap == "allow":
+            seconds = min(seconds, SHARE * self._slots / a_second)
+        payload = msgpack.packb([number, int(seconds * 1e6), ECHO, 1])
         return {
             "do": "put",
             "name": name,
-            "trigger": self._trigger(wall).to_wire(),
+            "trigger": trigger.to_wire(),
             "spec": spec.encode(),
             "payload": payload + noise(f"schedule {name}", 8),
-            "overlap": "allow" if strict else chance.choice(list(Overlap)),
+            "overlap": overlap,
             "catch_up": "all" if strict else chance.choice(list(CatchUp)),
             "catch_up_window_s": chance.choice((10, 30, 60)),
             "jitter_s": chance.choice((0, 0, 0, 2)),
         }
 
-    def _trigger(self, wall: float) -> Trigger:
+    def _trigger(self, wall: float) -> tuple[Trigger, float]:
+        """And how often it fires in a second."""
         chance = self._chance
-        interval_s = chance.choice((0.3, 0.5, 1, 2, 5))
-        trigger = every(interval_s, aligned=True)
+        intervals_s = [chance.choice((0.3, 0.5, 1, 2, 5))]
+        trigger = every(intervals_s[0], aligned=True)
         if chance.random() < 0.3:
-            trigger |= every(chance.choice((0.7, 3)), aligned=True)
+            intervals_s.append(chance.choice((0.7, 3)))
+            trigger |= every(intervals_s[1], aligned=True)
         if chance.random() < 0.2:
             trigger |= at([datetime.fromtimestamp(wall + chance.uniform(-5, 15), UTC) for _ in range(3)])
-        return trigger
+        return trigger, sum(1 / seconds for seconds in intervals_s)
 
     def other(self) -> dict[str, Any]:
         name = self._chance.choice(self.NAMES)

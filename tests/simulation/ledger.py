@@ -188,6 +188,8 @@ class Ledger:
 
     def coordinator_restarted(self) -> None:
         self._restarts.append(self._now())
+        if not self._store:
+            self._drained.clear()
 
     def pruned(self, jobs: set[bytes]) -> None:
         """Their outcomes are on disk no more."""
@@ -309,9 +311,13 @@ class Ledger:
         return any(restart >= at for restart in self._restarts for at in given_up)
 
     def _check_budgets(self, story: Story, token: int, before: list[Start]) -> None:
-        """So many deaths of which somebody who decides must know are the end of a job."""
-        dead = [s for s in before if s.token in story.crashed and s.token < token and not self._forgotten(story, s)]
-        dead = [s for s in dead if not self._came_home(story, s)]  # it is counted as a node that was lost
+        """So many deaths, or ends for its time, of which somebody who decides must know are the end of a job."""
+        known_of = [s for s in before if s.token < token and not self._forgotten(story, s)]
+        known_of = [s for s in known_of if not self._came_home(story, s)]  # it is counted as a node that was lost
+        late = [s for s in known_of if s.token in story.timed_out - story.crashed.keys()]
+        if len(late) > story.rules.retries:
+            raise Broken(f"it runs on, though it ran too long and has no retries left: {story}")
+        dead = [s for s in known_of if s.token in story.crashed]
         known = Counter(story.crashed[s.token] for s in dead if s.token not in story.unclear)
         rules = story.rules
         if known[False] > rules.crash_retries or known[True] > rules.memory_retries:
@@ -394,8 +400,8 @@ class Ledger:
         if isinstance(meant, Ending):
             self.jobs[meant.job].ordered = True
 
-    def answer(self, client: str, ask: int, error: str, body: dict[str, Any], token: int) -> None:
-        """``token``: the next one that the coordinator gives away."""
+    def answer(self, client: str, ask: int, error: str, body: dict[str, Any], token: int, epoch: int) -> None:
+        """``token``: the next one that the coordinator gives away; ``epoch``: of the coordinator that answers."""
         if (client, ask) not in self._asked:
             raise Broken(f"{client} got an answer to a question it did not ask, or once more")
         meant = self._asked.pop((client, ask))
@@ -406,7 +412,8 @@ class Ledger:
                 self.note("{} is being ended", job)
                 self.jobs[job].ends_at = token
             case Draining(node) if not error and not any(meant == Undraining(node) for meant in self._asked.values()):
-                self._drained[node] = token
+                if self._store or epoch > len(self._restarts):  # else it was forgotten before this was heard
+                    self._drained[node] = token
 
     def settled(self, client: str, job: bytes, outcome: int, data: bytes, large: bool) -> None:
         story = self.jobs.get(job)
@@ -428,9 +435,12 @@ class Ledger:
             self._check_retries(one)
             story.result = data
             return
-        reasons = [self._wrong(one, story.outcome, Failure.decode(data)) for one in self._same(story)]
-        if all(reasons):
-            raise Broken(f"{reasons[0]}: {story}")
+        words = []
+        for one in self._same(story):
+            words.append(self._wrong(one, story.outcome, Failure.decode(data)))
+            if not words[-1]:
+                return
+        raise Broken(f"{words[0]}: {story}")
 
     def _check_retries(self, story: Story) -> None:
         """One that failed has used up what its user gave it."""
@@ -500,8 +510,10 @@ class Ledger:
                 return "it was told cancelled, and has run" if known else ""
             case Outcome.LOST, "JobLost":
                 why = self._loss(story, bool(needs_blob))
+                if not why:
+                    return f"nothing was lost: {failure.text}"
                 self.losses[why] += 1
-                return "" if why else f"nothing was lost: {failure.text}"
+                return ""
         return f"its result is wrong ({failure.kind}: {failure.text[:100]})"
 
     def _has_succeeded(self, parent: Story) -> bool:

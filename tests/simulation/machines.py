@@ -606,6 +606,7 @@ class ClientMachine(Machine):
         if self.alive:
             self._asks += 1
             self.world.ledger.asked(self.name, self._asks, ORDER)
+            self.world.chronos.ordered(about)
             self.post(Asked(self._asks, ORDER, about))
 
     def leave(self) -> None:
@@ -635,7 +636,8 @@ class ClientMachine(Machine):
                 for counter in counters:
                     ledger.cancel_denied(self._job(counter))
             case Answered(ask, error, body):
-                ledger.answer(self.name, ask, error, body, self.world.coordinator.coordinator._token)
+                token, epoch = self.world.coordinator.coordinator._token, self.session._dialer.epoch
+                ledger.answer(self.name, ask, error, body, token, epoch)
             case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
                 self.memory.perform(effect)
             case Held():

@@ -119,6 +119,10 @@ class Pool:
     def pending(self) -> bool:
         return bool(self._news or self._ups or self._buried or any(w.done for w in self._workers.values()))
 
+    @property
+    def busy(self) -> int:
+        return sum(worker.running is not None for worker in self._workers.values())
+
     def drain(self) -> list[Any]:
         """What came of effects, then what workers said, then who died: its answers are told before."""
         events, self._news = self._news, []

@@ -295,7 +295,7 @@ class World:
             self.clock.at(chance.uniform(0, self.plan.span_s), self._ask, chance)
         if self.plan.schedules and self.plan.store:
             chance = self.chance("schedules")
-            orders = Orders(chance)
+            orders = Orders(chance, self.plan.nodes * self.plan.slots)
             for _ in range(int(self.plan.schedules)):
                 self.clock.at(chance.uniform(0, self.plan.span_s * chance.random()), self._put, orders, chance)
             for _ in range(int(self.plan.schedule_orders)):
@@ -559,7 +559,11 @@ class World:
     def _stuck(self) -> str:
         stories = self.ledger.open
         if not stories:
-            return "a question has no answer" if self.ledger.asking else "a schedule's jobs have no end"
+            if self.ledger.asking:
+                return "a question has no answer"
+            busy = sum(node.pool.busy for node in self.nodes)
+            left = f"{len(self.chronos.orders)} schedules stand, {len(self.chronos.open)} of their jobs have no end"
+            return f"{left}; {busy} of {len(self.nodes) * self.plan.slots} slots are busy"
         words = [f"{len(stories)} jobs have no outcome; {stories[0]}"]
         client = next(c for c in self.clients if c.name == stories[0].client)
         coordinator = self.coordinator.coordinator
