@@ -99,17 +99,20 @@ def shared_out_bytes(pid: int) -> int:
     return 0
 
 
-def is_tracker(pid: int) -> bool:
+def may_be_tracker(pid: int) -> bool:
+    """Whether it is ``multiprocessing``'s resource tracker, or is only becoming what it will be: who starts a program
+    goes on a moment before the kernel knows its arguments."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"multiprocessing.resource_tracker" in file.read(4096)
+            said = file.read(4096)
+            return not said or b"multiprocessing.resource_tracker" in said
     except OSError:
         return False
 
 
 def kill(pids: Collection[int], spare_trackers: bool) -> None:
     for pid in pids:
-        if not (spare_trackers and is_tracker(pid)):
+        if not (spare_trackers and may_be_tracker(pid)):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 
