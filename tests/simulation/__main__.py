@@ -19,8 +19,11 @@ from tests.simulation.exercised import missing
 from tests.simulation.plans import STORIES, differences, drawn
 from tests.simulation.world import Report, simulate
 
-ENOUGH_SEEDS = 2_000
-"""So many must exercise every fault and every move."""
+ENOUGH_SEEDS = 200
+"""So many must exercise every fault and every move,"""
+RARE, ENOUGH_FOR_THE_RARE = frozenset({"move of a job: LEASED ADOPTED", "move of a job: RUNNING ADOPTED"}), 2_000
+"""...but for these, which take so many: two nodes hold one job of an earlier life, and that of the later token comes
+home last."""
 
 
 def replay_command(report: Report) -> str:
@@ -116,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     never: list[str] = []
     if len(reports) >= ENOUGH_SEEDS and not args.story:
         never = never_exercised(reports)
+        if len(reports) < ENOUGH_FOR_THE_RARE:
+            never = [word for word in never if word not in RARE]
         print("\n".join(f"never exercised: {word}" for word in never), end="\n" if never else "")
     return int(bool(never) or any(r.failure for r in reports))
 

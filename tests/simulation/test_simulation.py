@@ -38,7 +38,7 @@ from scheduler.schedules import Overlap, Schedules
 from scheduler.store import SessionRow
 from scheduler.waiting import WaitingJobs
 from tests.simulation import machines, pool
-from tests.simulation.__main__ import main, never_exercised, replay_command
+from tests.simulation.__main__ import RARE, main, never_exercised, replay_command
 from tests.simulation.exercised import ATTEMPT_MOVES, FAULTS, JOB_MOVES, missing
 from tests.simulation.machines import CoordinatorMachine
 from tests.simulation.plans import STORIES, Plan, drawn
@@ -79,6 +79,7 @@ def test_a_long_run_exercises_every_fault_and_every_move() -> None:
 
 
 def test_what_was_never_exercised_is_named() -> None:
+    assert {f"move of a job: {move}" for move in JOB_MOVES} >= RARE
     assert missing(FAULTS, JOB_MOVES, ATTEMPT_MOVES) == []
     assert missing(FAULTS[1:], JOB_MOVES, ATTEMPT_MOVES[1:]) == [
         f"fault: {FAULTS[0]}",

@@ -18,6 +18,9 @@ from tests.simulation.plans import Plan
 ECHO, LARGE, RAISE, POISON, FLAKY, SNOOZER, QUITTER, HOG = range(8)
 """``POISON`` kills every worker that runs it, and ``HOG`` takes more memory than it may."""
 
+ENDLESS_PER_SLOT = 3
+"""Jobs of half a minute that one client hands in at most, or a small world would work on them when it is to be over."""
+
 GRACES_S = (0.1, 1.0)
 HOGGED = 1 << 30
 """Bytes of a hog; others take a thousandth."""
@@ -86,7 +89,7 @@ class Workload:
     def __init__(self, plan: Plan, chance: Random) -> None:
         self._plan = plan
         self._chance = chance
-        self._drawn = 0
+        self._drawn = self._endless = 0
         self._functions = [self._function(n) for n in range(8)]
 
     def _function(self, number: int) -> tuple[bytes, bytes, float]:
@@ -145,7 +148,10 @@ class Workload:
         if chance.random() < plan.long:
             seconds = 10 ** chance.uniform(0, 1.2)
         if chance.random() < plan.endless:
-            seconds = chance.uniform(20, 40)
+            half_a_minute = chance.uniform(20, 40)
+            self._endless += 1
+            if self._endless <= ENDLESS_PER_SLOT * plan.nodes * plan.slots:
+                seconds = half_a_minute
         what = RAISE if chance.random() < plan.raises else LARGE if chance.random() < plan.large_result else ECHO
         result = chance.randint(1, 3) if chance.random() < plan.shared else 1000 + self._drawn
         large = chance.random() < plan.large
