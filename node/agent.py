@@ -519,6 +519,9 @@ class Agent:
             if attempt.phase is not Phase.QUEUED or attempt.discarded:
                 queue.popleft()
                 continue
+            if attempt.run.spec.rules is not AS_USUAL and self._still_killed():
+                put_off.append(queue.popleft())
+                continue
             if attempt.run.spec.rules.at_most_once:
                 if self._now >= self._dialer.leased_until or not self._still_ours(attempt):
                     put_off.append(queue.popleft())
@@ -535,6 +538,16 @@ class Agent:
         queue.extendleft(reversed(put_off))
         for number, given in runs.items():
             self._do(Give(number, given))
+
+    def _still_killed(self) -> bool:
+        """Whether something runs here that the coordinator has given up, and whose resources it counts as free."""
+        held = self._attempts
+        return any(
+            attempt.discarded
+            for slot in self._slots
+            for token in slot.given
+            if (attempt := held.get(token)) is not None
+        )
 
     def _still_ours(self, attempt: Attempt) -> bool:
         """Of what we name in a hello the coordinator may say after its welcome that we have lost it: it has not, once

@@ -492,6 +492,22 @@ def test_a_discarded_attempt_that_runs_is_killed_and_its_neighbours_run_again(pl
     play.nothing_else()
 
 
+def test_what_claims_resources_waits_for_the_end_of_what_was_discarded() -> None:
+    play = two_slots()
+    play.assign()
+    play.gives(1, slot=0)
+    play.coordinator.say(Discard([1]))
+    play.does(Recall, slot=0)
+    play.assign(spec=Spec("m:f", False, b"f", rules=Rules(cpus=1.0)))
+    play.recalled()
+    play.does(KillWorker, slot=0)
+    play.nothing_else()
+    play.dies(suspect=1)
+    play.does(SpawnWorker, slot=0)
+    play.gives(2, slot=1)
+    play.nothing_else()
+
+
 def test_a_discarded_attempt_that_ends_by_itself_is_not_told(play: AgentPlay) -> None:
     play.assign()
     play.gives(1)
