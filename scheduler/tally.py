@@ -52,8 +52,15 @@ class Tally:
         out = []
         if self._died:
             first = self._died[0]
-            about = {"first": format_job(first.id), "function": first.record.spec.name}
-            out.append(fact("jobs_dead", len(self._died), **about, queues=figures.by_queue(self._died)))
+            out.append(
+                fact(
+                    "jobs_dead",
+                    len(self._died),
+                    first=format_job(first.id),
+                    function=first.record.spec.name,
+                    queues=figures.by_queue(self._died),
+                )
+            )
             self._died = []
         out += [fact("jobs_retried", n, reason=kind) for kind, n in self._retried.items()]
         out += [fact("jobs_refused", n, reason=kind) for kind, n in self._refused.items()]

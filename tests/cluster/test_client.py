@@ -615,7 +615,7 @@ def test_an_unknown_option_names_the_nearest(connect: Connect) -> None:
     client = connect(Coordinator())
     with pytest.raises(errors.UnknownOption, match="no option is called 'label'; did you mean 'labels'"):
         client.options(label={})
-    with pytest.raises(errors.UnknownOption, match="there are labels, isolation, name, block"):
+    with pytest.raises(errors.UnknownOption, match="there are labels, isolation, prefer, anti_affinity"):
         client.options(xyzzy=1)
 
 

@@ -57,7 +57,8 @@ def ends(client: Client, harm: ModuleType, started: Path, kind: str, way: str, m
         error = future.exception(SOON_S)
         assert isinstance(error, JobTimeout), error
         killed = "killed" in str(error)
-        assert killed or not deaf or not started.exists(), error
+        # What computes in C may be told in the moment between its note and that code.
+        assert killed or not deaf or way == "soft" or not started.exists(), error
         if killed and started.exists():
             assert "harm.py" in str(error.__cause__), error.__cause__  # where it was
         assert deaf or not killed, error
