@@ -34,6 +34,10 @@ class Adrift:
         """A node holds it."""
         del self._jobs[job.id]
 
+    def in_doubt(self, job: Job) -> bool:
+        """Whether some session may have started it, and nobody else may. Its row alone knows which."""
+        return job.id in self._jobs and any(job.id in some for some in self._once.values())
+
     def told(self, session: bytes, held: Container[bytes]) -> None:
         """This session has said which jobs it holds: those it does not it never started."""
         left = {jid for jid in self._once.pop(session, ()) if jid in held}

@@ -716,20 +716,10 @@ class Coordinator:
         for peer in (*self._clients, *self._roster):
             peer.heard_at = self._now
         self._orders.begin(self._wall)
-        behind = self._wall < self._journal.last_at
-        if behind:
+        if self._wall < self._journal.last_at:
             self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
         elif self._journal.last_at and self._wall - self._journal.last_at > PRUNE_EVERY_S:
             self._unlived(self._wall - self._journal.last_at)  # or the clock was set: nobody can tell
-        early = [job for job in self._adrift if job.due > self._wall]  # nobody can hold those
-        for job in early:
-            self._adrift.found(job)
-            self._ashore(job)
-            move(job, Cause.PUT_OFF)
-            if behind:
-                self._journal.standing(job)  # the next life shall not take the moment for one of today's clock
-            if job.about.after and not job.story:
-                self._wait_for_parents(job)
         if self._adrift:
             self._fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
         self._land()
@@ -758,6 +748,7 @@ class Coordinator:
                 continue
             move(job, Cause.ADOPTED)
             job.attempt, job.token, job.node, job.retracting = attempt, token, node, False
+            job.due = min(job.due, self._wall)  # it was due when it was given, whatever the clock says now
             node.leases.grant(job)
         for other, tokens in superseded.values():
             self._active[id(other)] = other
@@ -765,19 +756,21 @@ class Coordinator:
         self._land()
 
     def _land(self) -> None:
-        """When all who may hold jobs of an earlier life have told, or are given up, the rest is nobody's."""
+        """When all who may hold jobs of an earlier life have told, or are given up, the rest is nobody's. Not before:
+        what is not due yet may have been, by a clock that was set back since."""
         if self._adrift and not any(node.awaited for node in self._roster):
             rest, doubtful = self._adrift.rest()
             back: list[Job] = []
             for job in rest:
                 self._ashore(job)
-                if job.about.after and not job.story:  # what has begun had waited for them
+                waits = bool(job.about.after) and not job.story  # what has begun had waited for them
+                if waits or job.due > self._wall:
                     move(job, Cause.PUT_OFF)
                     if job.cancel_wished:
                         self._cancel_ready(job)
                     elif self._late(job):
                         self._expire(job)
-                    else:
+                    elif waits:
                         self._wait_for_parents(job)
                 else:
                     move(job, Cause.LEFT_OVER)
@@ -1447,7 +1440,8 @@ class Coordinator:
             for job in client.jobs.values():
                 if self._wall < job.due <= then:
                     job.due = self._wall
-                    self._journal.standing(job)
+                    if not self._adrift.in_doubt(job):
+                        self._journal.standing(job)
 
         def moved(moment: float, kind: Kind, what: Any) -> float:
             if kind is Kind.EXPIRES and moment == what.expires:
@@ -1456,8 +1450,8 @@ class Coordinator:
                 return min(moment, self._wall)
             elif kind is Kind.DUE and moment == what.due and (what.story or not what.about.at):
                 what.due += seconds
-                if what.state is State.SCHEDULED:
-                    self._journal.standing(what)
+                if what.state in (State.SCHEDULED, State.ADRIFT) and not self._adrift.in_doubt(what):
+                    self._journal.standing(what)  # the next life shall not take it for a moment of today's clock
             elif kind is not Kind.KEY:
                 return moment
             return moment + seconds
@@ -1652,7 +1646,7 @@ class Coordinator:
                 self._cancel_ready(job)
             elif running and job.cancel_wished is not Wish.ENDED:
                 job.cancel_wished = Wish.ENDED
-                if job.state is not State.ADRIFT or not job.once:  # of which the row knows more than we do
+                if not self._adrift.in_doubt(job):
                     self._journal.standing(job)
                 if job.state is not State.ADRIFT:
                     end.append(job)

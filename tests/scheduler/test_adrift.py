@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.jobs import About, Failure, Outcome, Rules, Spec
+from cluster.actor import WallClockJumped
+from cluster.jobs import NOTHING_SPECIAL, About, Failure, Outcome, Rules, Spec
 from cluster.messages import Assign, Awaiting, Results, Retract, Returned
 from scheduler.adrift import Adrift
 from scheduler.lifecycle import Job
-from tests.playbook import CoordinatorPlay
+from tests.playbook import SPEC, CoordinatorPlay, FakeClient
 
 ONCE = Spec("app:pay", False, b"pickled reference", rules=Rules(at_most_once=True))
 
@@ -27,7 +28,9 @@ def test_what_nobody_holds_is_left_over_and_what_may_have_started_is_in_doubt() 
     book.told(b"s1", {jobs[2].id})
     book.found(jobs[2])
     assert len(book) == 3
+    assert [book.in_doubt(one) for one in jobs] == [False, False, False, True]
     rest, doubtful = book.rest()
+    assert not any(book.in_doubt(one) for one in jobs)
     assert (rest, doubtful) == ([jobs[0], jobs[1]], [jobs[3]])
     assert len(book) == 0 and list(book) == []
     assert book.rest() == ([], [])
@@ -136,4 +139,107 @@ def test_what_must_not_start_twice_is_lost_with_the_node_that_may_have_started_i
     assert "must not start twice" in words[0].text and words[1].kind == "DependencyFailed"
     play.live(50, client, other)
     other.gets(Assign, jobs=[client.job(2)])
+    play.nothing_else()
+
+
+# ------------------------------------------------------------------------------------ clocks that were set back
+
+
+def set_back(play: CoordinatorPlay, seconds: float) -> None:
+    """The coordinator is killed, and started again on a clock that was set back meanwhile."""
+    play.now = play.now._replace(wall=play.now.wall - seconds)
+    play.restart()
+
+
+def comes_again(play: CoordinatorPlay, client: FakeClient, accepted: int) -> None:
+    client.joins(accepted=accepted)
+    client.say(Awaiting(list(range(1, accepted + 1))))
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3_600.0])
+@pytest.mark.parametrize("spec", [SPEC, Spec("f", False, b"f", rules=Rules(retries=1, retry_delay_s=5.0, jitter=0.0))])
+def test_a_node_may_hold_what_is_not_due_by_a_clock_that_was_set_back(
+    play: CoordinatorPlay, spec: Spec, seconds: float
+) -> None:
+    """It was given when its time had come, and nothing was written after that which tells how late it was then."""
+    again = spec is not SPEC
+    node, other, client = play.node("n1"), play.new_node("n2"), play.client()
+    client.submit(spec=spec, about=NOTHING_SPECIAL if again else About(delay_s=5.0))
+    client.gets_accepted(1)
+    if again:
+        node.raises(node.runs(client.job(1)))
+    play.live(5, node, client)
+    token = node.runs(client.job(1), attempt=1 + again)
+    set_back(play, seconds)
+    other.joins()
+    comes_again(play, client, 1)
+    play.live(3, other, client)
+    play.nothing_else()
+    node.joins((token, client.job(1), 1 + again))
+    node.finishes(token)
+    client.gets_results(1, outcome=Outcome.SUCCEEDED)
+    play.nothing_else()
+    play.nothing_kept()
+
+
+@pytest.mark.parametrize(("down", "left_s"), [(True, 10), (False, 6)])
+def test_what_is_not_due_by_a_clock_that_was_set_back_waits_for_it_when_no_node_has_it(
+    play: CoordinatorPlay, down: bool, left_s: int
+) -> None:
+    """Set while the coordinator is down, and nobody knows how long it lived, or while it waits for the node."""
+    node, client = play.node(), play.client()
+    client.submit(about=About(delay_s=10.0))
+    client.gets_accepted(1)
+    play.live(4, node, client)
+    if down:
+        set_back(play, 3_600.0)
+    else:
+        play.restart()
+        play.now = play.now._replace(wall=play.now.wall - 3_600.0)
+        play.turn(WallClockJumped(-3_600.0))
+    play.restart()  # its moment is one of the clock as it was set
+    comes_again(play, client, 1)
+    node.joins()
+    assert play.story_of(client, 1)["state"] == "scheduled"
+    play.live(left_s - 1, node, client)
+    play.nothing_else()
+    play.live(2, node, client)
+    node.gets(Assign, jobs=[client.job(1)])
+    play.nothing_else()
+
+
+def test_what_waits_for_its_moment_after_a_restart_can_be_cancelled_and_expires(play: CoordinatorPlay) -> None:
+    node, client = play.node(), play.client()
+    client.submit(about=About(delay_s=60.0))
+    client.submit(spec=Spec("f", False, b"f", rules=Rules(expires_s=3.0)), about=About(delay_s=60.0))
+    client.gets_accepted(2)
+    play.restart()
+    comes_again(play, client, 2)
+    client.cancel(1)
+    play.live(5, client)
+    node.joins()
+    client.gets_results(1, 2)
+    play.nothing_else()
+    play.nothing_kept()
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_clock_that_was_set_back_does_not_make_anybody_forget_who_may_have_started_a_job(
+    play: CoordinatorPlay, held: bool
+) -> None:
+    node, client = play.node("n1"), play.client()
+    client.submit(spec=ONCE, about=About(delay_s=5.0))
+    client.gets_accepted(1)
+    if held:
+        play.live(6, node, client)
+        node.runs(client.job(1))
+    set_back(play, 3_600.0)
+    play.restart()
+    comes_again(play, client, 1)
+    other = play.node("n2")
+    play.live(11, client, other)
+    if held:
+        assert "must not start twice" in client.gets_failure(1, Outcome.LOST).text
+    else:
+        other.gets(Assign, jobs=[client.job(1)])
     play.nothing_else()

@@ -218,4 +218,7 @@ def test_the_status_counts_each_unfinished_job_once(play: CoordinatorPlay) -> No
     play.restart()
     client.joins(accepted=4)
     counts = play.asks(client, "status")["jobs"]
-    assert (counts["scheduled"], counts["adrift"]) == (2, 2)
+    assert (counts["scheduled"], counts["adrift"]) == (0, 4)  # no node has said yet what it holds
+    node.joins()
+    counts = play.asks(client, "status")["jobs"]
+    assert (counts["scheduled"], counts["adrift"]) == (2, 0)
