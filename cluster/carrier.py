@@ -50,12 +50,7 @@ from cluster.jobs import Failure, Outcome
 from cluster.logs import FactLog
 from cluster.options import Options
 from cluster.packages import own_version
-from cluster.payload import (
-    LargePayload,
-    pack_error,
-    unpack_failure,
-    unpack_result,
-)
+from cluster.payload import LargePayload, pack_error, unpack_failure, unpack_result
 
 FLUSH_S = 5.0
 """How long ``shutdown(wait=False)`` and the end of the interpreter wait for acknowledgements."""

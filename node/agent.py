@@ -514,14 +514,18 @@ class Agent:
             return
         runs: dict[int, list[Run]] = {}
         put_off: list[Attempt] = []
+        killing: bool | None = None
         while queue:
             attempt = queue[0]
             if attempt.phase is not Phase.QUEUED or attempt.discarded:
                 queue.popleft()
                 continue
-            if attempt.run.spec.rules is not AS_USUAL and self._still_killed():
-                put_off.append(queue.popleft())
-                continue
+            if attempt.run.spec.rules is not AS_USUAL:
+                if killing is None:
+                    killing = self._still_killed()
+                if killing:
+                    put_off.append(queue.popleft())
+                    continue
             if attempt.run.spec.rules.at_most_once:
                 if self._now >= self._dialer.leased_until or not self._still_ours(attempt):
                     put_off.append(queue.popleft())

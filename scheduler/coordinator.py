@@ -878,7 +878,10 @@ class Coordinator:
         """That there is no answer is told once: what was said before counts less with its age, and then no more."""
         if bool(event.failure) is not self._query_fails:
             self._query_fails = bool(event.failure)
-            self._fact("load_query_failed", reason=event.failure) if event.failure else self._fact("load_query_well")
+            if event.failure:
+                self._fact("load_query_failed", reason=event.failure)
+            else:
+                self._fact("load_query_well")
         if not event.failure:
             for node in self._roster:
                 node.take_query(event.loads.get(node.name, 0.0), event.every_s, self._now)
@@ -965,8 +968,7 @@ class Coordinator:
                 self._journal.key(row_, job)
             self._keyed.clear()
             self._relieve_memory(accepted)
-            only = records[0] if len(records) == 1 else None
-            queues = [(only.queue.name, len(accepted))] if isinstance(only, Record) else figures.by_queue(accepted)
+            queues = figures.by_queue(accepted)
             self._fact("jobs_accepted", len(accepted), session=client.session.hex(), queues=queues)
         if full:
             self._hold(client, full)
