@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -133,8 +134,55 @@ def _share_of_memory(node: Mapping[str, Any]) -> str:
     return size(node["memory_free_bytes"])
 
 
+class _Flow:
+    """Short texts one after the other; a line breaks only between two of them."""
+
+    GAP = "  "
+
+    def __init__(self, parts: Sequence[Text]) -> None:
+        self._parts = parts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        line = Text()
+        for part in self._parts:
+            if line and line.cell_len + len(self.GAP) + part.cell_len > options.max_width:
+                yield line
+                line = Text()
+            line = Text.assemble(line, self.GAP if line else "", part)
+        yield line
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        widths = [part.cell_len for part in self._parts]
+        whole = sum(widths) + len(self.GAP) * (len(widths) - 1)
+        return Measurement(max(widths), whole).with_maximum(options.max_width)
+
+
+EVERYWHERE = frozenset({"cpus", "memory_bytes"})
+"""Resources that each node offers as it finds them: of these only what is claimed is worth a look."""
+
+
+def _claimed(name: str, claimed: float, offered: float) -> str:
+    """``1/4``; of what is measured in bytes ``2/23.5 GiB``."""
+    if not name.endswith("_bytes"):
+        return f"{claimed:.12g}/{offered:.12g}"
+    taken, total = (size(n).replace(".0 ", " ") for n in (claimed, offered))
+    figure, unit = taken.split()
+    return f"{figure if not claimed or total.endswith(f' {unit}') else taken}/{total}"
+
+
+def _resources(node: Mapping[str, Any]) -> list[Text]:
+    """Those that are not everywhere, and those of which something is claimed."""
+    out = []
+    for name, row in sorted(node["resources"].items()):
+        claimed, offered = row["claimed"], row["offered"]
+        if claimed or (offered and name not in EVERYWHERE):
+            style = "yellow" if claimed >= offered else "cyan" if claimed else "dim"
+            out.append(Text(f"{name} ").append(_claimed(name, claimed, offered), style=style))
+    return out
+
+
 def nodes_table(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """``Client.nodes``, one line a node, the lost ones too."""
+    """``Client.nodes``, one line a node, the lost ones too. Resources stand below: there are many, or none."""
     if not nodes:
         return Text("no nodes yet; start one with `cluster node`", style="yellow")
     table = Table(box=None, header_style="dim", pad_edge=False)
@@ -157,7 +205,15 @@ def nodes_table(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
             f"{seconds(n['heard_s'])} ago",
             Text(", ".join(f"{k}={v}" for k, v in sorted(n["labels"].items()))),
         )
-    return table
+    with_resources = [(n, shown) for n in sorted(nodes, key=lambda n: str(n["name"])) if (shown := _resources(n))]
+    if not with_resources:
+        return table
+    below = Table(box=None, header_style="dim", pad_edge=False)
+    below.add_column("node", no_wrap=True)
+    below.add_column("claimed/offered")
+    for n, shown in with_resources:
+        below.add_row(Text(str(n["name"])), _Flow(shown))
+    return Group(table, Text(), below)
 
 
 def overview(status: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> Group:

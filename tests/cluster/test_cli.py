@@ -54,6 +54,7 @@ NODE: dict[str, Any] = {
     "pid": 4711,
     "load": None,
     "memory_free_bytes": None,
+    "resources": {"cpus": {"offered": 4.0, "claimed": 0.0}, "memory_bytes": {"offered": 8 * 2.0**30, "claimed": 0.0}},
 }
 OTHER: dict[str, Any] = {
     **NODE,
@@ -395,6 +396,44 @@ def test_nodes_shows_each_in_one_line() -> None:
         *("pit", "stone", "suspect", "2/10", "3", "1,234", "0.50", "3.0 GiB", "0.2 s ago")
     ]
     assert "■■□□" in lines[2] and "disk=fast, gpu=a100" in lines[2]
+
+
+def offering(name: str, **amounts: tuple[float, float]) -> dict[str, Any]:
+    """A node with so much claimed of so much."""
+    return {**NODE, "name": name, "resources": {what: {"claimed": c, "offered": o} for what, (c, o) in amounts.items()}}
+
+
+RICH = offering(
+    "gpu-1",
+    cpus=(2.5, 8),
+    gpus=(1, 4),
+    licence=(2, 2),
+    memory_bytes=(2 << 30, 23.5 * 2**30),
+    scratch_bytes=(512 << 20, 200 << 30),
+    spool_bytes=(0, 100),
+)
+GLANCE = (
+    "cpus 2.5/8  gpus 1/4  licence 2/2  memory_bytes 2/23.5 GiB  scratch_bytes 512 MiB/200 GiB  spool_bytes 0/100 B"
+)
+
+
+def test_resources_that_are_claimed_or_special_stand_below_the_nodes() -> None:
+    lines = drawn(terminal.nodes_table([offering("gpu-2", gpus=(0, 4), cpus=(0, 8)), RICH, NODE]), 120).splitlines()
+    assert [line.rstrip() for line in lines[5:]] == ["node   claimed/offered", f"gpu-1  {GLANCE}", "gpu-2  gpus 0/4"]
+
+
+@pytest.mark.parametrize("width", [50, 80, 100])
+def test_a_line_of_resources_breaks_between_two_of_them(width: int) -> None:
+    lines = drawn(terminal.nodes_table([RICH]), width).splitlines()
+    below = [line.removeprefix("gpu-1").strip() for line in lines[[line.strip() for line in lines].index("") + 2 :]]
+    assert "  ".join(below) == GLANCE and len(below) > 1
+    assert max(map(len, lines)) <= width
+
+
+def test_what_every_node_offers_is_not_shown_unless_it_is_claimed() -> None:
+    assert "offered" not in drawn(terminal.nodes_table([NODE, {**NODE, "name": "lost", "resources": {}}]))
+    shown = drawn(terminal.nodes_table([offering("n", cpus=(0.25, 4), memory_bytes=(0, 8 << 30), gpus=(0, 0))]))
+    assert "n     cpus 0.25/4 " in shown and "memory" not in shown and "gpus" not in shown
 
 
 def test_no_nodes_says_what_to_do() -> None:
