@@ -113,15 +113,35 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(KiB|MiB|GiB|TiB)?")
 _SIZES = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
+def _amount(text: str) -> float | None:
+    """Of ``2``, ``0.5``, ``8GiB``; None if it is none."""
+    found = _AMOUNT.fullmatch(text.strip())
+    return None if found is None else float(found[1]) * _SIZES[found[2] or ""]
+
+
+class Size(click.ParamType[int]):
+    """``1000000``, ``512MiB``, ``8GiB``: bytes, at least one."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        size = _amount(str(value))
+        if size is None:
+            self.fail(f"{value!r} is no size; write 512MiB, 8GiB or a number of bytes", param, ctx)
+        if not 1 <= size <= MOST_BYTES:
+            self.fail(f"{str(value)[:60]!r} is not from 1 byte to {MOST_BYTES >> 40}TiB", param, ctx)
+        return int(size)
+
+
 def amounts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
     """Of ``NAME=AMOUNT``, repeated: ``licence=2``, ``cpus=0.5``, ``memory_bytes=8GiB``; how much of each."""
     out: dict[str, float] = {}
     for value in values:
         name, _, amount = value.partition("=")
-        found = _AMOUNT.fullmatch(amount.strip())
-        if not name or found is None:
+        much = _amount(amount)
+        if not name or much is None:
             raise click.BadParameter(f"{value!r} is not NAME=AMOUNT, as licence=2 or memory_bytes=8GiB", ctx, param)
-        out[name] = float(found[1]) * _SIZES[found[2] or ""]
+        out[name] = much
         if len(name) > WORD_CHARS or out[name] > MOST_BYTES:
             raise click.BadParameter(f"{value[:60]!r} is too long or too much", ctx, param)
     return out

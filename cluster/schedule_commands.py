@@ -20,7 +20,7 @@ import click
 from click.termui import confirm
 
 from cluster import crontab, schedule_pictures, shell_jobs, terminal
-from cluster.commands import Age, F, Failure, amounts, client_of, connection_option, json_option
+from cluster.commands import Age, F, Failure, Size, amounts, client_of, connection_option, json_option
 from cluster.crontab import Line, Verdict
 from cluster.errors import BadTrigger, ClusterError, CommandFailed
 from cluster.job_pictures import plain
@@ -53,9 +53,7 @@ def _job_options(command: F) -> F:
         click.option("--user", default="", metavar="NAME", help="Run as that user; the node must be able to."),
         click.option("--env", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="Set a variable."),
         click.option("--shell", is_flag=True, help="Have a shell read the command, with its pipes and expansions."),
-        click.option(
-            "--memory", type=click.IntRange(1), metavar="BYTES", help="Memory it may take, which the node has free."
-        ),
+        click.option("--memory", type=Size(), help="Memory it may take, as 512MiB, which the node has free."),
         click.option("--cpus", type=click.FloatRange(0.01), help="Processors it may use, which the node has free."),
         click.option("--gpus", type=click.FloatRange(0.01), help="Graphics processors the node has free."),
         click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -13,7 +14,7 @@ from rich.text import Text
 from cluster.crontab import Line, Verdict
 from cluster.job_pictures import STATE_STYLES, plain
 from cluster.schedules import Run, Schedule
-from cluster.terminal import seconds
+from cluster.terminal import seconds, size
 
 _STYLES = {**STATE_STYLES, "skipped": "yellow", "unfinished": "cyan"}
 _VERDICTS = {Verdict.TAKEN: "green", Verdict.REMARK: "yellow", Verdict.REFUSED: "bold red"}
@@ -55,6 +56,15 @@ def state(schedule: Schedule) -> Text:
     return Text("waits", style="green")
 
 
+def _value(option: str, value: Any) -> str:
+    """As a command line would take it."""
+    if isinstance(value, list | tuple):
+        return " ".join(f"{one[0]}={_value(*one)}" if isinstance(one, list | tuple) else str(one) for one in value)
+    if option.endswith("_bytes"):
+        return size(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
 def _last(run: Run | None, now: datetime) -> Text:
     if run is None:
         return Text("-", style="dim")
@@ -84,8 +94,8 @@ def schedule_panel(schedule: Schedule, now: datetime) -> RenderableType:
     how = f"by value, as of {moment(schedule.code_at)}" if schedule.by_value else "by name"
     head.add_row("calls", _said(f"{schedule.function}({schedule.arguments})").append(f"  {how}", style="dim"))
     if schedule.options:
-        head.add_row("jobs", _said(", ".join(f"{k} {v}" for k, v in sorted(schedule.options.items()))))
-    head.add_row("ways", _said(", ".join(f"{way} {getattr(schedule, way)}" for way in _WAYS)))
+        head.add_row("jobs", _said(", ".join(f"{k} {_value(k, v)}" for k, v in sorted(schedule.options.items()))))
+    head.add_row("ways", _said(", ".join(f"{way} {_value(way, getattr(schedule, way))}" for way in _WAYS)))
     if schedule.source:
         head.add_row("from", _said(schedule.source))
     head.add_row("made", Text(moment(schedule.made)))

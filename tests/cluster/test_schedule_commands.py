@@ -76,6 +76,8 @@ def test_a_preview_of_an_expression_asks_nobody(monkeypatch: pytest.MonkeyPatch)
         (("run",), "Missing argument 'COMMAND...'"),
         (("run", "--env", "A", "--", "x"), "'A' is not NAME=VALUE"),
         (("run", "--timeout", "soon", "x"), "no duration"),
+        (("run", "--memory", "8GB", "x"), "write 512MiB, 8GiB or a number of bytes"),
+        (("schedule", "add", "--memory", "0", "name", "@daily", "x"), "'0' is not from 1 byte"),
         (("schedule", "add", "name", "@daily"), "Missing argument 'COMMAND...'"),
         (("schedule", "add", "name", "@daily", "--"), "no command behind --"),
         (("schedule", "import", "/"), "say --system"),

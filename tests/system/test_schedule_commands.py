@@ -117,6 +117,15 @@ def test_a_command_is_scheduled_shown_run_paused_and_removed(cluster: Shell) -> 
     assert "no schedule has all of that" in cluster("schedule", "list").stdout
 
 
+def test_what_a_command_claims_may_have_units_and_is_shown_with_them(cluster: Shell) -> None:
+    claims = ("--memory", "1.5GiB", "--resource", "scratch_bytes=2GiB", "--resource", "licence=2", "--tag", "a")
+    shown = cluster("schedule", "add", *claims, "large", "@yearly", "--", "true").stdout
+    assert "memory_bytes 1.5 GiB, resources licence=2 scratch_bytes=2.0 GiB, tags a" in shown
+    said = document(cluster("schedule", "show", "large", "--json"))["options"]
+    assert (said["memory_bytes"], dict(said["resources"])) == (3 << 29, {"licence": 2.0, "scratch_bytes": 2.0 * 2**30})
+    assert cluster("run", "--wait", "--memory", "64MiB", "--", "echo", "hi").stdout == "hi\n"
+
+
 def test_a_name_that_is_none_gets_a_hint(cluster: Shell) -> None:
     cluster("schedule", "add", "reports/weekly", "@weekly", "--", "true")
     for command in ("show", "pause", "resume", "run", "preview"):
