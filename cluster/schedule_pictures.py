@@ -96,6 +96,8 @@ def schedule_panel(schedule: Schedule, now: datetime) -> RenderableType:
     if schedule.options:
         head.add_row("jobs", _said(", ".join(f"{k} {_value(k, v)}" for k, v in sorted(schedule.options.items()))))
     head.add_row("ways", _said(", ".join(f"{way} {_value(way, getattr(schedule, way))}" for way in _WAYS)))
+    if schedule.on_missed is not None:
+        head.add_row("on missed", _said(schedule.on_missed))
     if schedule.source:
         head.add_row("from", _said(schedule.source))
     head.add_row("made", Text(moment(schedule.made)))

@@ -79,6 +79,8 @@ class Schedule:
     jitter_s: float
     pause_after: int
     overdue_s: float
+    on_missed: str | None
+    """What is told of missed times: the name of a function or, without what is secret in it, a URL."""
     source: str
     """Where it was imported from."""
     made: datetime
@@ -266,6 +268,7 @@ def schedule_of(said: Mapping[str, Any], **about: Any) -> Schedule:
         made=made,
         next=_moment(said["next"], zone_of(trigger.tz).clock),
         succeeded=_moment(said["succeeded"]),
+        on_missed=said.get("on_missed"),
         last=None if said["last"] is None else run_of(said["last"]),
         said=said,
         **{what: said[what] for what in same},

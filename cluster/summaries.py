@@ -63,6 +63,16 @@ _brief.maxstring = _brief.maxother = _brief.maxlong = 60
 _brief.maxlist = _brief.maxtuple = _brief.maxdict = _brief.maxset = _brief.maxfrozenset = 5
 
 
+_USER = re.compile(r"^([^/?#]*//)[^/?#]*@")
+_PARAMETER = re.compile(r"(?<=[?&;])([^=&;#]*)=[^&;#]+")
+
+
+def address(url: str) -> str:
+    """A URL as people shall see it: without user and password, and without parameters that are named like secrets."""
+    shown = _USER.sub(rf"\g<1>{_HIDDEN}@", url)
+    return _PARAMETER.sub(lambda found: f"{found[1]}={_HIDDEN}" if is_secret(found[1]) else found[0], shown)
+
+
 @functools.lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
     """Whether what goes by that name is nobody's business."""

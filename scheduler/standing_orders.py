@@ -23,6 +23,7 @@ from cluster.config import INLINE_BYTES, MAX_SUMMARY_CHARS
 from cluster.errors import BadTrigger
 from cluster.ids import format_job
 from cluster.jobs import LONGEST_S, WORD_CHARS, About, BadSpec, Hook, Outcome, Spec, plain_call
+from cluster.summaries import address
 from cluster.triggers import from_wire
 from scheduler.functions import Functions, Record
 from scheduler.lifecycle import Job
@@ -407,6 +408,7 @@ class StandingOrders:
             **{what: getattr(schedule, what) for what in _PLANS if what not in ("overlap", "catch_up")},
             "overlap": str(schedule.overlap),
             "catch_up": str(schedule.catch_up),
+            "on_missed": _hook_in_words(call.get("on_missed", b"")),
             "made": view.made_us / US,
             "next": None if view.next_us is None else view.next_us / US,
             "paused": view.paused,
@@ -456,6 +458,15 @@ def _line(line: Run) -> dict[str, Any]:
         "why": Reason(line.reason).words,
         "job": format_job(line.job) if line.job else None,
     }
+
+
+def _hook_in_words(raw: bytes) -> str | None:
+    """What it calls: the address of a webhook, else the name of its function. It was readable when it came."""
+    if not raw:
+        return None
+    hook = Hook.decode(raw)
+    url = hook.kwargs.get("url")
+    return address(url[:2_000]) if type(url) is str else Spec.decode(hook.spec).name
 
 
 def _unknown(name: str) -> ValueError:

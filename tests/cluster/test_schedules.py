@@ -24,9 +24,9 @@ LINE: dict[str, Any] = {
 SAID: dict[str, Any] = {
     "name": "s", "trigger": TRIGGER.to_wire(), "function": "m:f", "arguments": "1", "by_value": False, "code_at": 1e9,
     "options": {"retries": 2}, "overlap": "skip", "catch_up": "latest", "catch_up_window_s": 3600, "jitter_s": 0,
-    "pause_after": 0, "overdue_s": 0, "source": "", "made": 1e9, "next": 2e9, "paused": None, "gave_up": False,
-    "left": None, "running": 1, "waiting": 0, "backfills": 0, "failures": 0, "succeeded": None, "overdue": False,
-    "last": LINE, "more": "is taken and shown by nobody",
+    "pause_after": 0, "overdue_s": 0, "on_missed": None, "source": "", "made": 1e9, "next": 2e9, "paused": None,
+    "gave_up": False, "left": None, "running": 1, "waiting": 0, "backfills": 0, "failures": 0, "succeeded": None,
+    "overdue": False, "last": LINE, "more": "is taken and shown by nobody",
 }  # fmt: skip
 
 

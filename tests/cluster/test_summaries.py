@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import SUMMARY_CHARS
-from cluster.summaries import brief, is_secret, summary
+from cluster.summaries import address, brief, is_secret, summary
 
 
 def send(address: str, password: str = "", *, token: str = "", limit: int = 5) -> None:
@@ -158,3 +158,21 @@ def test_no_secret_of_any_call_is_seen(kwargs: dict[str, str]) -> None:
     text = summary(send, (), kwargs)
     shown = [name for name in kwargs if not is_secret(name)]
     assert text.count("hunter2-hunter2") == len(shown)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://example.org/hook?room=1", None),
+        ("https://example.org/@ann?to=b@c#d@e", None),
+        ("http://127.0.0.1:9090", None),
+        ("http://ann:pw@example.org:9090/x", "http://***@example.org:9090/x"),
+        ("https://ann@example.org", "https://***@example.org"),
+        ("https://a:p@w@[::1]/x?q=1", "https://***@[::1]/x?q=1"),
+        ("https://h/x?token=abc&room=1&api_key=d#f", "https://h/x?token=***&room=1&api_key=***#f"),
+        ("not a url", None),
+        ("", None),
+    ],
+)
+def test_an_address_is_shown_without_what_is_secret(url: str, shown: str | None) -> None:
+    assert address(url) == (url if shown is None else shown)

@@ -448,6 +448,23 @@ def test_another_hook_is_a_change_by_itself(play: CoordinatorPlay) -> None:
     assert orders.put()["changed"] == ["on_missed"]
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "told"),
+    [
+        ({}, "app:missed"),
+        ({"url": "https://ann:pw@example.org/x", "secret": "s3cret"}, "https://***@example.org/x"),
+        ({"url": 5}, "app:missed"),
+        ({"url": "x" * 9_000}, "x" * 2_000),
+    ],
+)
+def test_who_looks_sees_what_is_told_of_missed_times(play: CoordinatorPlay, kwargs: dict[str, Any], told: str) -> None:
+    orders = Orders(play)
+    assert orders.put()["schedule"]["on_missed"] is None
+    hook = Hook(Spec("app:missed", False, b"missed").encode(), b"", kwargs).encode()
+    assert orders.put(on_missed=hook)["schedule"]["on_missed"] == told
+    assert [one["on_missed"] for one in orders.ask("list")["schedules"]] == [told]
+
+
 def test_what_is_missed_runs_its_hook(play: CoordinatorPlay) -> None:
     orders, node = Orders(play), play.node("n1", slots=3)
     hook = Hook(Spec("app:missed", False, b"missed").encode(), b"", {"url": "u"})

@@ -163,6 +163,11 @@ def test_a_web_server_can_be_told_of_missed_times(cluster: Shell) -> None:
     hook = ("--on-missed", "https://example.org/missed")
     assert [put(*hook), put(*hook), put(), put(*hook)] == ["made", "as it was", *["changed: on_missed"] * 2]
     assert "http:// or https://" in put("--on-missed", "example.org")
+    shown = cluster("schedule", "show", "rare")
+    assert re.search(r"on missed +https://example.org/missed ", shown.stdout)
+    assert document(cluster("schedule", "show", "rare", "--json"))["on_missed"] == hook[1]
+    put()
+    assert "missed" not in cluster("schedule", "show", "rare").stdout
 
 
 def test_check_is_an_exit_code_for_monitoring(cluster: Shell) -> None:
