@@ -38,6 +38,7 @@ from cluster.cgroups import Cgroup, number_in
 from cluster.config import INLINE_BYTES
 from cluster.errors import ClusterError, ConfigError, CoordinatorUnreachable
 from cluster.file_systems import NETWORK_FILE_SYSTEMS, file_system
+from cluster.summaries import address
 from cluster.terminal import size
 
 if TYPE_CHECKING:
@@ -379,7 +380,7 @@ def settings(environment: Mapping[str, str], variables: Mapping[str, Callable[[s
             text = f"{value}: another place in each working directory"
             yield Finding("settings", name, "warning", text, "make it an absolute path")
         else:
-            yield Finding("settings", name, "ok", value or "empty, as if it were not set")
+            yield Finding("settings", name, "ok", address(value) or "empty, as if it were not set")
 
 
 # ------------------------------------------------------------------------------------ directories

@@ -386,8 +386,8 @@ def _write(path: Path, body: Mapping[str, Any]) -> None:
         raise ConfigError(f"cannot write {path}: {e.strerror}") from None
 
 
-def _read(path: Path) -> Any:
-    """Content of a secret file, if nobody but its owner can read it."""
+def read_secret(path: Path) -> bytes:
+    """What a secret file holds. Raises ``ConfigError`` if others than its owner can read it, or nobody."""
     try:
         with open(path, "rb") as f:
             found = os.fstat(f.fileno())
@@ -398,6 +398,11 @@ def _read(path: Path) -> Any:
         raise ConfigError(f"{path} holds a secret and is open to other users; chmod 600 {path}")
     if found.st_uid not in (os.geteuid(), 0):
         raise ConfigError(f"{path} belongs to user {found.st_uid}; chown it, or copy it to a file of your own")
+    return raw
+
+
+def _read(path: Path) -> Any:
+    raw = read_secret(path)
     try:
         return json.loads(raw)
     except ValueError as e:

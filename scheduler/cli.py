@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -13,8 +14,19 @@ from cluster.logs import log_to_stderr
 
 
 def _url(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not value.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{value!r} begins neither with http:// nor with https://", ctx, param)
+    """It may hold a password: no error repeats it."""
+    if value is None:
+        return None
+    if not value.startswith(("http://", "https://")):
+        raise click.BadParameter("it begins neither with http:// nor with https://", ctx, param)
+    try:
+        parts = urlsplit(value)
+        sound = bool(parts.hostname) and parts.port != 0 and "@" not in parts.path and not set("?#") & set(value)
+    except ValueError:
+        sound = False
+    if not sound:
+        how = "in a user or a password / ? # and % are written as %2F %3F %23 and %25"
+        raise click.BadParameter(f"it is not as http://HOST:PORT or https://USER:PASSWORD@HOST/PATH; {how}", ctx, param)
     return value
 
 
@@ -36,7 +48,18 @@ def _url(ctx: click.Context, param: click.Parameter, value: str | None) -> str |
         help="What others use of a node's processors counts so much against it; 0: not at all.")  # fmt: skip
 @option("--load-query", metavar="PROMQL",
         help="Asked of --prometheus: one more load of each ganger_node, 0 for idle to 1 for full.")  # fmt: skip
-@option("--prometheus", metavar="URL", callback=_url, help="The Prometheus to ask, as http://127.0.0.1:9090.")
+@option(
+    "--prometheus",
+    metavar="URL",
+    callback=_url,
+    help="The Prometheus to ask, as http://127.0.0.1:9090 or, best in the variable, https://USER:PASSWORD@HOST.",
+)
+@option(
+    "--prometheus-token-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Holds a bearer token for it, and is read for each request.",
+)
 @option("--load-query-s", default=5.0, type=click.FloatRange(min=0.5), show_default=True,
         help="How often it is asked; an answer counts less from twice that age on.")  # fmt: skip
 @metrics_options
@@ -58,6 +81,7 @@ def coordinator(
     load_weight: float,
     load_query: str | None,
     prometheus: str | None,
+    prometheus_token_file: Path | None,
     load_query_s: float,
     metrics: Listen,
     metrics_functions: tuple[str, ...],
@@ -72,6 +96,13 @@ def coordinator(
 
     if load_query and not prometheus:
         raise click.UsageError("--load-query needs --prometheus, the URL of who answers it")
+    if prometheus_token_file and prometheus and "@" in urlsplit(prometheus).netloc:
+        raise click.UsageError(
+            "--prometheus names a user, and --prometheus-token-file is another way: give one of them"
+        )
+    query = None
+    if load_query and prometheus:
+        query = LoadQuery(prometheus, load_query, load_query_s, prometheus_token_file)
     log_to_stderr(log_level)
     times = Times(
         heartbeat_s=heartbeat_s,
@@ -89,7 +120,7 @@ def coordinator(
             limits=CoordinatorLimits(load_weight=load_weight),
             metrics=metrics,
             metrics_functions=metrics_functions,
-            load_query=LoadQuery(prometheus, load_query, load_query_s) if load_query and prometheus else None,
+            load_query=query,
             ready_fd=ready_fd,
             lifeline_fd=lifeline_fd,
             orphan_removes=remove_directory,

@@ -3,21 +3,28 @@
 A thread of its own asks a PromQL query now and then, so that the loop never waits for it. The answer is a vector whose
 series have the label ``ganger_node``; of each node the largest value counts. What the figures are worth, and how long,
 is the coordinator's business (``roster.LoadsQueried``).
+
+What authenticates us goes into one header of the request, and into nothing that is told.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from cluster.errors import ConfigError
+from cluster.keys import read_secret
 from scheduler.roster import LoadsQueried
 
 LABEL = "ganger_node"
@@ -29,29 +36,63 @@ WITHIN_S = 5.0
 """An answer that takes longer is none; it takes no longer than half an interval either."""
 
 _WORD_CHARS = 200
+_TOKEN = re.compile(r"[!-~]+")
+
+
+class Credentials(NamedTuple):
+    header: str
+    """``Authorization`` of a request; empty for none."""
+    secrets: tuple[str, ...]
+    """What no text may show."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadQuery:
-    prometheus: str
-    """URL of it, without ``/api``."""
+    prometheus: str = field(repr=False)
+    """URL of it, without ``/api``. A user and a password in it, quoted, are for basic authentication."""
     promql: str
     every_s: float
+    token_file: Path | None = None
+    """Holds a bearer token, in place of a user. It is read for each request, as the token may be replaced."""
 
     def ask(self) -> LoadsQueried:
         """Never raises for what an answer can be: a failure is told."""
+        credentials = Credentials("", ())
         try:
-            return LoadsQueried(loads_of(self._fetch()), self.every_s)
-        except (OSError, ValueError, RecursionError, HTTPException) as e:
-            return LoadsQueried({}, self.every_s, _words(e))
+            credentials = self.credentials()
+            return LoadsQueried(loads_of(self._fetch(credentials)), self.every_s)
+        except (ConfigError, OSError, ValueError, RecursionError, HTTPException) as e:
+            words = _words(e)
+            for secret in credentials.secrets:  # what answers may repeat what it was sent
+                words = words.replace(secret, "***")
+            return LoadsQueried({}, self.every_s, words[:_WORD_CHARS])
 
-    def _fetch(self) -> bytes:
+    def credentials(self) -> Credentials:
+        """What a request shows. Raises ``ConfigError`` if the file is open to others, or holds no token."""
+        if self.token_file is not None:
+            token = read_secret(self.token_file).strip().decode("latin-1")
+            if not _TOKEN.fullmatch(token):
+                raise ConfigError(f"{self.token_file} holds no token: it is one line, without spaces")
+            return Credentials(f"Bearer {token}", (token,))
+        user, found, _ = urllib.parse.urlsplit(self.prometheus).netloc.rpartition("@")
+        if not found:
+            return Credentials("", ())
+        name, _, quoted = user.partition(":")
+        password = urllib.parse.unquote(quoted)
+        both = base64.b64encode(f"{urllib.parse.unquote(name)}:{password}".encode()).decode()
+        return Credentials(f"Basic {both}", tuple(secret for secret in (both, quoted, password) if secret))
+
+    def _fetch(self, credentials: Credentials) -> bytes:
         """Raises ``OSError``, ``ValueError`` or ``HTTPException``."""
-        url = f"{self.prometheus.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': self.promql})}"
+        parts = urllib.parse.urlsplit(self.prometheus)
+        url = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+        request = urllib.request.Request(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': self.promql})}")
+        if credentials.header:  # for that server alone, and for none it redirects to
+            request.add_unredirected_header("Authorization", credentials.header)
         within_s = min(WITHIN_S, self.every_s / 2)
         until = time.monotonic() + within_s
         body = bytearray()
-        with urllib.request.urlopen(url, timeout=within_s) as response:
+        with urllib.request.urlopen(request, timeout=within_s) as response:
             while piece := response.read1(1 << 16):
                 body += piece
                 if len(body) > MOST_BYTES:
@@ -90,9 +131,9 @@ def _words(error: Exception) -> str:
             told = json.loads(error.read(10_000))["error"]
         except (OSError, ValueError, LookupError, TypeError):
             told = error.reason
-        return f"{error.code}: {told}"[:_WORD_CHARS]
+        return f"{error.code}: {told}"
     reason = getattr(error, "reason", error)
-    return (str(reason) or type(error).__name__)[:_WORD_CHARS]
+    return str(reason) or type(error).__name__
 
 
 class LoadPoller:

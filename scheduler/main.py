@@ -135,6 +135,8 @@ def run(settings: Settings) -> Stop:
     Where the store fails, what was not committed has not left either: a new life begins with what the store has.
     """
     advertised(settings, settings.host, settings.port or 1)  # before anything is made
+    if settings.load_query is not None:
+        settings.load_query.credentials()  # later an error is a line in the log
     raise_file_limit()
     mailbox = Mailbox()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -363,7 +363,7 @@ def test_names_exist(path: Path) -> None:
             assert hasattr(owner, attribute) or f"self.{attribute}" in inspect.getsource(owner), span
 
 
-FOREIGN = {"CRON_TZ", "ProcessPoolExecutor", "PYTHONPATH", "RANDOM_DELAY", "XDG_RUNTIME_DIR"}
+FOREIGN = {"CRON_TZ", "ProcessPoolExecutor", "PYTHONPATH", "RANDOM_DELAY", "SSL_CERT_FILE", "XDG_RUNTIME_DIR"}
 """Names of others that documents mention."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -99,3 +100,30 @@ def test_a_load_query_steers(tmp_path: Path) -> None:
         until(lambda: len(client.nodes()) == 2 and len(asked) > 2)
         ran = [client.submit(hold, str(tmp_path), str(n), 0.2) for n in range(4)]
         assert {f.result(SOON_S)[0] for f in ran} == {"node-2"}
+
+
+def test_why_a_load_query_has_no_answer_is_logged_without_what_authenticates(tmp_path: Path) -> None:
+    from tests.scheduler.test_load_query import prometheus
+
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("t0ken-of-ours")
+    with (
+        prometheus(401, b'{"error":"unknown: %s"}') as (url, asked),
+        LocalCluster(nodes=1, slots=1) as local,
+    ):
+        plain = list(local._times)
+        for how in (
+            ["--prometheus", url.replace("://", "://ann:passw0rd@")],
+            ["--prometheus", url, "--prometheus-token-file", str(token)],
+        ):
+            before = len(asked)
+            local._times = [*plain, *how, "--load-query", "up", "--load-query-s", "0.5"]
+            local.restart_coordinator()
+            with local.client() as client:
+                until(lambda n=before: len(asked) > n + 1 and client.nodes())  # type: ignore[misc]
+                shown = json.dumps([client.status(), client.nodes()])
+        logged = "".join(path.read_text() for path in Path(local.directory).rglob("*.log"))
+    assert logged.count("the load query has no answer, and places no more work: 401: unknown: ") == 2, logged
+    for secret in ("passw0rd", "t0ken-of-ours", "YW5uOnBhc3N3MHJk"):
+        assert secret not in logged + shown
