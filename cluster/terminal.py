@@ -182,20 +182,24 @@ def _resources(node: Mapping[str, Any]) -> list[Text]:
 
 
 def nodes_table(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """``Client.nodes``, one line a node, the lost ones too. Resources stand below: there are many, or none."""
+    """``Client.nodes``, one line a node, the lost ones too; long names fold. Resources stand below: there are many, or
+    none. A host is shown where a node does not have its name."""
     if not nodes:
         return Text("no nodes yet; start one with `cluster node`", style="yellow")
+    ordered = sorted(nodes, key=lambda n: str(n["name"]))
+    hosts = any(n["host"] != n["name"] for n in nodes)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("node", "host", "state", "slots"):
-        table.add_column(name, no_wrap=name in ("node", "state"))
+    for name in ("node", "host") if hosts else ("node",):
+        table.add_column(name, overflow="fold")
+    for name in ("state", "slots"):
+        table.add_column(name, no_wrap=True)
     for name in ("queued", "finished", "load", "free", "heard"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("labels")
-    for n in sorted(nodes, key=lambda n: str(n["name"])):
+    table.add_column("labels", overflow="fold")
+    for n in ordered:
         load = n["load"]
         table.add_row(
-            Text(str(n["name"])),
-            Text(str(n["host"])),
+            *(Text(str(n[what])) for what in (("name", "host") if hosts else ("name",))),
             Text(str(n["state"]), style=STATE_STYLES.get(n["state"], "")),
             _slots(n["busy"], n["slots"]),
             _number(n["queued"], "yellow"),
@@ -205,11 +209,11 @@ def nodes_table(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
             f"{seconds(n['heard_s'])} ago",
             Text(", ".join(f"{k}={v}" for k, v in sorted(n["labels"].items()))),
         )
-    with_resources = [(n, shown) for n in sorted(nodes, key=lambda n: str(n["name"])) if (shown := _resources(n))]
+    with_resources = [(n, shown) for n in ordered if (shown := _resources(n))]
     if not with_resources:
         return table
     below = Table(box=None, header_style="dim", pad_edge=False)
-    below.add_column("node", no_wrap=True)
+    below.add_column("node", overflow="fold")
     below.add_column("claimed/offered")
     for n, shown in with_resources:
         below.add_row(Text(str(n["name"])), _Flow(shown))

@@ -398,6 +398,29 @@ def test_nodes_shows_each_in_one_line() -> None:
     assert "■■□□" in lines[2] and "disk=fast, gpu=a100" in lines[2]
 
 
+LONG = "a-rather-long-name.cluster.example"
+
+
+@pytest.mark.parametrize(("name", "host"), [(LONG, LONG), (LONG, "stone"), ("pit", LONG), ("pit", "stone")])
+def test_in_80_columns_names_fold_and_nothing_is_lost(name: str, host: str) -> None:
+    shown = drawn(terminal.nodes_table([{**NODE, "name": name, "host": host}]), 80)
+    lines = shown.splitlines()
+    assert "…" not in shown and all(len(line) <= 80 for line in lines)
+    for whole in ("■■□□", "1,234", "0.2 s ago"):
+        assert whole in shown
+    body = lines[next(i for i, line in enumerate(lines) if "■■□□" in line) :]
+    assert "".join(line.split(" ")[0] for line in body) == name
+    assert "".join(line.split(" ")[-1] for line in (line.rstrip() for line in body) if len(line) > 70) == (
+        "disk=fast,gpu=a100"
+    )
+
+
+def test_hosts_are_shown_where_nodes_have_other_names() -> None:
+    same = {**NODE, "host": NODE["name"]}
+    assert "host" not in drawn(terminal.nodes_table([same, same])).split()
+    assert {"host", "stone"} <= set(drawn(terminal.nodes_table([same, OTHER])).split())
+
+
 def offering(name: str, **amounts: tuple[float, float]) -> dict[str, Any]:
     """A node with so much claimed of so much."""
     return {**NODE, "name": name, "resources": {what: {"claimed": c, "offered": o} for what, (c, o) in amounts.items()}}
