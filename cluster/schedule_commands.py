@@ -150,7 +150,8 @@ def run(
             options["key"] = key
         if delay is not None:
             options["delay_s"] = delay
-        with client_of(connection) as client:
+        client = client_of(connection)
+        try:
             future = client.options(**options).submit(shell_jobs.run, argv, **how)
             if not future.accepted():
                 future.result()
@@ -164,6 +165,8 @@ def run(
                 code, output, error = e.exit_code, e.output, str(e)
             except ClusterError as e:
                 raise Failure(f"job {future.job_id}: {e}") from None
+        finally:
+            client.shutdown(wait=False)  # a client that is closed waits for its jobs
     except (ValueError, TypeError) as e:
         raise Failure(str(e)) from None
     if as_json:

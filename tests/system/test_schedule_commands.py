@@ -86,6 +86,14 @@ def test_run_gives_the_id_of_a_job_like_any_other(cluster: Shell, local: LocalCl
     assert timed.exit_code == 1 and id not in timed.stderr
 
 
+def test_run_does_not_wait_unless_it_is_asked_to(cluster: Shell, local: LocalCluster) -> None:
+    id = cluster("run", "--", "sleep", "5").stdout.strip()
+    with local.client() as client:
+        assert client.job(id)["state"] in ("ready", "leased", "running")
+        client.cancel(id, running=True)
+        until(lambda: client.job(id)["state"] == "cancelled")
+
+
 # ------------------------------------------------------------------------------------ schedules
 
 
