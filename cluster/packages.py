@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import csv
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -127,16 +128,18 @@ def is_editable(distribution: Distribution) -> bool:
 def changed_files(distribution: Distribution) -> list[str]:
     """Files of our packages that are not as they were installed, or are missing. Nothing for an editable install."""
     out = []
-    for file in distribution.files or ():
-        if file.parts[0] not in NAMES or file.hash is None or file.hash.mode != "sha256":
+    # Read here, since from Python 3.12 on Distribution.files passes over what is missing.
+    for name, noted, *_ in csv.reader((distribution.read_text("RECORD") or "").splitlines()):
+        how, _, wanted = noted.partition("=")
+        if name.split("/")[0] not in NAMES or how != "sha256":
             continue
         try:
-            digest = hashlib.sha256(Path(str(file.locate())).read_bytes()).digest()
+            digest = hashlib.sha256(Path(str(distribution.locate_file(name))).read_bytes()).digest()
         except OSError:
-            out.append(f"{file} (missing)")
+            out.append(f"{name} (missing)")
             continue
-        if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
-            out.append(str(file))
+        if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != wanted:
+            out.append(name)
     return out
 
 
