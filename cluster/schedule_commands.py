@@ -57,7 +57,11 @@ def _job_options(command: F) -> F:
             "--memory", type=click.IntRange(1), metavar="BYTES", help="Memory it may take, which the node has free."
         ),
         click.option("--cpus", type=click.FloatRange(0.01), help="Processors it may use, which the node has free."),
-        click.option("--gpus", type=click.FloatRange(0.01), help="Graphics processors the node has free."),
+        click.option(
+            "--gpus",
+            type=click.FloatRange(0.01),
+            help="Graphics processors the node has free: whole ones, or a part of one.",
+        ),
         click.option(
             "--resource",
             "resources",
