@@ -140,6 +140,7 @@ def run(settings: Settings) -> Stop:
     try:
         gpus = devices.shared_out(resources.get("gpus", 0), named)
     except ValueError as e:
+        machine.close()
         raise ConfigError(str(e)) from None
     raise_file_limit()
     life = Life(directory)
