@@ -25,16 +25,25 @@ STATE_BYTES = 64 * 1024
 class CurrentJob:
     """The job that runs here. ``cluster.current_job()`` makes it."""
 
-    __slots__ = ("_about", "_ends", "_id", "_save", "_saved", "_token", "attempt")
+    __slots__ = ("_about", "_ends", "_id", "_save", "_saved", "_token", "attempt", "gpus")
 
     def __init__(
-        self, job: bytes, attempt: int, about: bytes, token: int, save: Callable[[int, bytes], None], ends: float
+        self,
+        job: bytes,
+        attempt: int,
+        about: bytes,
+        token: int,
+        save: Callable[[int, bytes], None],
+        ends: float,
+        gpus: tuple[str, ...],
     ) -> None:
         import msgpack
 
         self._id = job
         self.attempt = attempt
         """Number of this try, from 1."""
+        self.gpus = gpus
+        """Ids of the graphics processors it has been given, as its node knows them; empty where it claims none."""
         self._about: dict[str, Any] = msgpack.unpackb(about) if about else {}
         self._token = token
         self._save = save
@@ -115,8 +124,9 @@ class CurrentJob:
         return f"<job {self.id}, attempt {self.attempt}>"
 
 
-Staged = tuple[bytes, int, bytes, int, Callable[[int, bytes], None], float]
-"""Job, attempt, what is told about it, token, how to save, and when it is timed out by the monotonic clock or 0."""
+Staged = tuple[bytes, int, bytes, int, Callable[[int, bytes], None], float, tuple[str, ...]]
+"""Job, attempt, what is told about it, token, how to save, when it is timed out by the monotonic clock or 0, and its
+graphics processors."""
 
 
 class Stage:

@@ -81,11 +81,25 @@ RESOURCES = ("cpus", "memory_bytes", "gpus")
 """What every node offers by itself, as far as it has it; other resources have names of one's own."""
 LEAST_AMOUNT = 0.001
 """Of a resource: amounts are counted in thousandths."""
+VISIBLE_DEVICES = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1"}
+"""Variables by which CUDA and HIP are told the devices that a process sees, each with what says that there are none:
+for HIP that is not the empty one. ROCm's own ``ROCR_VISIBLE_DEVICES`` stays as it is: HIP counts within what it lets
+through."""
 HOOK_BYTES = 48 * 1024
 """Bound of a hook with its code: it lies in the spec of the jobs it belongs to."""
 
 PLAIN = b"GNP1"
 """Begins a payload that is no pickle but plain values in msgpack, as the coordinator can make one."""
+
+
+def thousandths(amount: float) -> int:
+    """As amounts of resources are counted: so parts add up again, and nothing drifts."""
+    return round(amount * 1000)
+
+
+def in_devices(amount: float) -> bool:
+    """Whether devices can be shared out so: a part of one, or whole ones."""
+    return amount <= 1 or amount == int(amount)
 
 
 def _truth(v: Any) -> bool:
@@ -110,6 +124,10 @@ def _count(v: Any) -> bool:
 
 def _processors(v: Any) -> bool:
     return type(v) in (int, float) and 0 <= v <= MOST_CPUS
+
+
+def _devices(v: Any) -> bool:
+    return _processors(v) and (v == 0 or v >= LEAST_AMOUNT) and in_devices(v)
 
 
 def _factor(v: Any) -> bool:
@@ -225,8 +243,9 @@ class Rules:
     """Descriptors each of its processes may have open; 0: as many as the node's."""
     processes: int = _rule(0, _count)
     """Processes and threads it may have, with those of its worker; 0 without limit."""
-    gpus: float = _rule(0.0, _processors)
-    """Graphics processors, in parts too, that its node must have free of others' claims."""
+    gpus: float = _rule(0.0, _devices)
+    """Graphics processors that its node must have free of others' claims, and the only ones it sees: whole ones, or a
+    part of one."""
     resources: tuple[tuple[str, float], ...] = _rule((), _amounts)
     """The same of what has a name of one's own, sorted by it."""
     prefer: tuple[tuple[str, str], ...] = _rule((), _words_by_name)

@@ -34,6 +34,7 @@ from cluster.jobs import (
     WORD_CHARS,
     About,
     Rules,
+    in_devices,
 )
 from cluster.payload import by_value_names
 
@@ -123,7 +124,7 @@ class Options:
     cpus: float | None = None
     """Processors it may use with all its processes, in parts too; its node must have so many free."""
     gpus: float | None = None
-    """Graphics processors its node must have free, in parts too."""
+    """Graphics processors its node must have free, and the only ones it sees: whole ones, or a part of one."""
     resources: Mapping[str, float] = field(default_factory=dict)
     """The same of what nodes offer under names of your own (``cluster node --resource licence=2``)."""
     open_files: int | None = None
@@ -219,6 +220,8 @@ class Options:
         for name in ("cpus", "gpus"):
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), float, 0.01, MOST_CPUS)
+        if self.gpus is not None and not in_devices(self.gpus):
+            raise ValueError(f"gpus is a part of one graphics processor or whole ones, not {self.gpus}")
         _check_resources(self.resources)
         self._check_moment()
         for name in HOOKS:

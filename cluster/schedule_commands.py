@@ -55,7 +55,11 @@ def _job_options(command: F) -> F:
         click.option("--shell", is_flag=True, help="Have a shell read the command, with its pipes and expansions."),
         click.option("--memory", type=Size(), help="Memory it may take, as 512MiB, which the node has free."),
         click.option("--cpus", type=click.FloatRange(0.01), help="Processors it may use, which the node has free."),
-        click.option("--gpus", type=click.FloatRange(0.01), help="Graphics processors the node has free."),
+        click.option(
+            "--gpus",
+            type=click.FloatRange(0.01),
+            help="Graphics processors the node has free: whole ones, or a part of one.",
+        ),
         click.option(
             "--resource",
             "resources",

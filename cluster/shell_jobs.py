@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from cluster.errors import CommandFailed, GiveUp
 from cluster.job_context import shield
+from cluster.jobs import VISIBLE_DEVICES
 
 FIRST_BYTES, LAST_BYTES = 16 * 1024, 48 * 1024
 """Of the output that are kept."""
@@ -37,8 +38,9 @@ def run(
 ) -> dict[str, Any]:
     """Run a command to its end: ``{"exit_code": 0, "output": text}``. Raises :class:`CommandFailed` for another code.
 
-    ``env``: variables besides. ``clean``: none of the worker's own, but those that crond gives, and it begins in
-    ``HOME``. ``user``: as whom; raises :class:`GiveUp` where the node may not.
+    ``env``: variables besides. ``clean``: none of the worker's own, but those that crond gives and those that say which
+    graphics processors it has, and it begins in ``HOME``. ``user``: as whom; raises :class:`GiveUp` where the node may
+    not.
     """
     about = pwd.getpwuid(os.geteuid())
     switch: dict[str, Any] = {}
@@ -48,7 +50,8 @@ def run(
     variables = {} if clean else dict(os.environ)
     if clean:
         who = {"HOME": about.pw_dir, "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
-        variables = {**who, **(env or {}), "LOGNAME": about.pw_name, "USER": about.pw_name}
+        given = {name: os.environ[name] for name in VISIBLE_DEVICES if name in os.environ}
+        variables = {**who, **given, **(env or {}), "LOGNAME": about.pw_name, "USER": about.pw_name}
     else:
         variables |= env or {}
     cwd = variables["HOME"] if clean and os.path.isdir(variables["HOME"]) else "/" if clean else None

@@ -27,7 +27,7 @@ from cluster.actor import (
 )
 from cluster.config import BATCH_BYTES, INLINE_BYTES, MAX_BATCH, PROTOCOL, AgentLimits
 from cluster.facts import fact
-from cluster.jobs import AS_USUAL, BadSpec, End, Failure, Spec
+from cluster.jobs import AS_USUAL, BadSpec, End, Failure, Spec, thousandths
 from cluster.messages import (
     Assign,
     BlobRefused,
@@ -53,6 +53,7 @@ from cluster.messages import (
 from cluster.session import Dialer
 from node import attempts as life
 from node.attempts import Attempt, Attempts, Phase, Step
+from node.devices import Devices
 from node.events import (
     Done,
     Give,
@@ -116,6 +117,8 @@ class Self:
     """Those it serves; all, where none are named."""
     resources: dict[str, float] = field(default_factory=dict)
     """What jobs may claim there, beside slots."""
+    gpus: tuple[str, ...] = ()
+    """Ids of the graphics processors among that."""
 
 
 class Agent:
@@ -125,6 +128,7 @@ class Agent:
         self._dialer = Dialer(self._hello)
         self._attempts = Attempts()
         self._slots = Slots(me.slots)
+        self._devices = Devices(me.gpus, me.resources.get("gpus"))
         self._specs: dict[bytes, Spec] = {}
         self._shelf = blobs.Shelf(self._limits.cached_blobs, self._limits.cached_bytes)
         self._outgoing = blobs.Outgoing()
@@ -376,8 +380,10 @@ class Agent:
         for index, spec in enumerate(specs):
             if isinstance(spec, Spec) and spec.rules is not AS_USUAL:
                 rules = spec.rules
-                if rules.at_most_once or rules.timeout_s or rules.limited:
+                if rules.at_most_once or rules.timeout_s or rules.limited or rules.gpus:
                     expected[index] = 0.0  # it is alone in its worker
+                if rules.gpus and not self._devices.could(thousandths(rules.gpus)):
+                    specs[index] = f"it claims gpus {rules.gpus:g}, and the node does not offer so much"
         held, queue = self._attempts, self._attempts.queue
         link, now = self._dialer.link.number, self._now
         told: dict[int, bytes] = {row: raw for row, raw in message.about}  # noqa: C416 (the types)
@@ -515,6 +521,7 @@ class Agent:
         runs: dict[int, list[Run]] = {}
         put_off: list[Attempt] = []
         killing: bool | None = None
+        devices_wait = False
         while queue:
             attempt = queue[0]
             if attempt.phase is not Phase.QUEUED or attempt.discarded:
@@ -531,7 +538,15 @@ class Agent:
                     put_off.append(queue.popleft())
                     continue
                 attempt.run = attempt.run._replace(start_by=self._dialer.leased_until)
-            slot = self._emptiest(attempt.expected_s)
+            if attempt.run.spec.rules.gpus:
+                # in order, or small claims that keep coming would hold up a large one for ever
+                slot = None if devices_wait else self._with_devices(attempt)
+                if slot is None:
+                    devices_wait = True
+                    put_off.append(queue.popleft())
+                    continue
+            else:
+                slot = self._emptiest(attempt.expected_s)
             if slot is None:
                 break
             queue.popleft()
@@ -542,6 +557,34 @@ class Agent:
         queue.extendleft(reversed(put_off))
         for number, given in runs.items():
             self._do(Give(number, given))
+
+    def _with_devices(self, attempt: Attempt) -> Slot | None:
+        """Give it graphics processors and a worker that has run nothing: in another one CUDA may have looked already,
+        and have found none. None if it has to wait, for devices or for such a worker.
+
+        What does not fit waits here, though the coordinator counts enough as free: given back it would come again at
+        once, since that knows no devices. It does not wait for ever: of what runs each end makes room, and nothing that
+        claims devices passes it by.
+        """
+        claimed = thousandths(attempt.run.spec.rules.gpus)
+        if not self._devices.fits(claimed):
+            return None
+        idle = [slot for slot in self._slots if not slot.given and slot.room(0.0, self._limits)]
+        fresh = next((slot for slot in idle if not slot.used), None)
+        if fresh is None:
+            if idle and not (attempt.slot >= 0 and self._slots[attempt.slot].coming):
+                attempt.slot = idle[0].number
+                self._kill(idle[0], attempt.run.token)
+            return None
+        attempt.run = attempt.run._replace(gpus=self._devices.take(fresh.number, claimed))
+        fresh.devices = attempt.run.token
+        return fresh
+
+    def _devices_back(self, slot: Slot) -> None:
+        """Its worker has ended with all its processes, or has never read of them."""
+        if slot.devices:
+            self._devices.give_back(slot.number)
+            slot.devices = 0
 
     def _still_killed(self) -> bool:
         """Whether something runs here that the coordinator has given up, and whose resources it counts as free."""
@@ -590,6 +633,8 @@ class Agent:
                 self._take_back([attempt])
             else:
                 self._end(attempt, done)
+        if slot.devices and not slot.leaving:
+            self._kill(slot, slot.devices)
 
     def _end(self, attempt: Attempt, done: Done) -> None:
         """The attempt has its outcome; it is owed to the coordinator from here on."""
@@ -634,6 +679,7 @@ class Agent:
             excess = slot.failures + max(0, slot.idle_deaths - 1)
             pause_s = min(30.0, self._limits.spawn_retry_s * 2.0 ** min(excess - 1, 8)) if excess else 0.0
             slot.spawn_at = self._now + pause_s
+        self._devices_back(slot)
         killed_for, cpu_us = slot.killing, max(0, event.cpu_us - slot.cpu_us)
         unread = []
         for token in list(slot.given):
@@ -689,6 +735,8 @@ class Agent:
             if attempt is not None and attempt.phase is Phase.GIVEN:
                 attempt.expected_s = 0.0  # the figure was wrong here: one at a time from now on
                 back.append(attempt)
+            if token == slot.devices:
+                self._devices_back(slot)
         slot.distrust()
         self._take_back(back)
         kept = []

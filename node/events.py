@@ -25,6 +25,8 @@ class Run(NamedTuple):
     """Monotonic moment after which the worker must not start it any more (at most once); 0 for none."""
     about: bytes = b""
     """What the job may know of itself; opaque here."""
+    gpus: tuple[str, ...] = ()
+    """Ids of the graphics processors it has been given; its worker has run nothing before."""
 
 
 class Done(NamedTuple):

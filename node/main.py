@@ -27,12 +27,13 @@ from cluster.errors import ConfigError, Refused
 from cluster.facts import Fact
 from cluster.health import Health, Listen, serve
 from cluster.host import Host, Lifeline, Mailbox, Source, raise_file_limit
+from cluster.jobs import VISIBLE_DEVICES
 from cluster.keys import ConnectionFile, home_dir
 from cluster.logs import FactLog
 from cluster.metrics import NODE, Meter, transport
 from cluster.packages import own_version
 from cluster.transport import Dial
-from node import isolation
+from node import devices, isolation
 from node.agent import Agent, LeaveWished, Self
 from node.events import Give, InterruptWorker, KillWorker, Look, Recall, SpawnWorker
 from node.pool import WorkerPool
@@ -133,6 +134,14 @@ class Life:
 def run(settings: Settings) -> Stop:
     """Run an agent in this process until it is told to stop, or its parent is gone. Raises ``Refused``."""
     directory = settings.directory or home_dir() / "nodes" / settings.name
+    machine = Machine(directory)
+    named = devices.named(os.environ)
+    resources = {**machine.offers(), **({} if named is None else {"gpus": len(named)}), **settings.resources}
+    try:
+        gpus = devices.shared_out(resources.get("gpus", 0), named)
+    except ValueError as e:
+        machine.close()
+        raise ConfigError(str(e)) from None
     raise_file_limit()
     life = Life(directory)
     scratch = Path(tempfile.mkdtemp(prefix="blobs-", dir=directory))
@@ -153,7 +162,11 @@ def run(settings: Settings) -> Stop:
     pool = WorkerPool(
         str(scratch),
         settings.name,
-        env={"GANGER_NODE": settings.name, "GANGER_AGENT": str(os.getpid())},
+        env={
+            "GANGER_NODE": settings.name,
+            "GANGER_AGENT": str(os.getpid()),
+            **(VISIBLE_DEVICES if gpus else {}),  # a job that claims none sees none
+        },
         preload=settings.preload,
         init=settings.init,
         fork=settings.start == "fork",
@@ -180,7 +193,6 @@ def run(settings: Settings) -> Stop:
     measured = settings.metrics.port is not None
     meter = Meter(NODE, own_version(), settings.name)
     meter.look("transport", partial(transport, dial))
-    machine = Machine(directory)
     me = Self(
         session=secrets.token_bytes(8),
         name=settings.name,
@@ -194,7 +206,8 @@ def run(settings: Settings) -> Stop:
         slots=settings.slots,
         labels=labels,
         queues=settings.queues,
-        resources={**machine.offers(), **settings.resources},
+        resources=resources,
+        gpus=gpus,
     )
     ready_fd = settings.ready_fd
     welcomed = False

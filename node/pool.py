@@ -565,7 +565,7 @@ class WorkerPool:
             self._tell(Recalled(slot, [run.token for run in runs]))
             return
         pack, given, backlog, send = _PACK, worker.given, worker.backlog, worker.ours.send
-        for token, job, attempt, spec, payload, large, start_by, about in runs:
+        for token, job, attempt, spec, payload, large, start_by, about, gpus in runs:
             rules = spec.rules
             if rules is AS_USUAL and large is None and not about and not start_by:
                 packet = pack((token, job, attempt, spec.by_value, spec.code, payload))
@@ -576,7 +576,7 @@ class WorkerPool:
                         continue
                     self._limit(worker, rules)
                 sha = large[0] if large else b""
-                more = sha, start_by, about, rules.open_files, rules.timeout_s
+                more = sha, start_by, about, rules.open_files, rules.timeout_s, gpus
                 packet = pack((token, job, attempt, spec.by_value, spec.code, payload, *more))
             if len(packet) > worker.packet_max:
                 self._tell(WorkerDone(slot, worker.pid, [_too_large(token, len(packet), worker.packet_max)]))

@@ -31,6 +31,10 @@ class Slot:
     """Its worker reads nothing more, and its death is due,"""
     killing: int = 0
     """...or it was killed, for the sake of this attempt."""
+    used: bool = False
+    """Whether its worker has been given anything."""
+    devices: int = 0
+    """Token of the attempt for which its worker has graphics processors: they are free when that is gone."""
     resting: bool = False
     """Without a worker, until there is work for one."""
     asked_at: float = 0.0
@@ -49,6 +53,11 @@ class Slot:
     def ready(self) -> bool:
         return self.pid != 0
 
+    @property
+    def coming(self) -> bool:
+        """Whether it will have another worker, which has run nothing."""
+        return self.leaving or self.killing != 0 or not (self.pid or self.resting)
+
     def room(self, expected_s: float, limits: AgentLimits) -> bool:
         """Whether one more attempt of that expected time (0: unknown) should be given."""
         if not self.pid or self.recalling or self.leaving or self.killing:
@@ -62,6 +71,7 @@ class Slot:
     def give(self, token: int, expected_s: float, now: float) -> None:
         if not self.given:
             self.moved_at = now
+        self.used = True
         self.given[token] = expected_s
         if expected_s:
             self.expected_s += expected_s
@@ -88,6 +98,7 @@ class Slot:
 
     def clear(self) -> None:
         self.pid, self.spawning, self.recalling, self.leaving, self.killing = 0, False, False, False, 0
+        self.used, self.devices = False, 0
         self.init_us = self.cpu_us = 0
         self.given.clear()
         self.expected_s = 0.0

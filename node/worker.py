@@ -8,16 +8,16 @@ interrupted.
 In here ``__main__`` is an empty module for the user, and our ``node`` and ``scheduler`` cannot be found: a
 user's own ``node.py`` is theirs. So nothing is imported but the standard library, msgpack and ``cluster``.
 
-In comes (token, job, attempt, by value, code, payload), for some with five more: SHA-256 of the payload's blob or
+In comes (token, job, attempt, by value, code, payload), for some with six more: SHA-256 of the payload's blob or
 empty, monotonic moment after which it must not start or 0, opaque bytes about the job, how many files it may open or
-0, its ``timeout_s`` or 0.
+0, its ``timeout_s`` or 0, ids of its graphics processors.
 Out goes (token, end, payload, run_us), for some with four more: (SHA-256, size) of the result's blob or None, cpu_us,
 peak_kib, why it leaves. Token 0 says "ready", with the time that took for ``run_us``; the end ``SAVED`` is none: the
 payload is a state that the job saves.
 
 What an attempt leaves behind does not reach the next one: its processes are killed, its temporary files removed, the
-working directory and the signal mask put back. A worker in which more may be left, since a job was interrupted or left
-processes, says so in its answer, reads nothing more, and is replaced.
+working directory and the signal mask put back. A worker in which more may be left, since a job was interrupted, left
+processes or had graphics processors, says so in its answer, reads nothing more, and is replaced.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ if __name__ == "__main__":  # ours, whatever else is called so
 
 from cluster import errors, payload, trees  # noqa: E402
 from cluster.job_context import STAGE  # noqa: E402
-from cluster.jobs import End, Failure  # noqa: E402
+from cluster.jobs import VISIBLE_DEVICES, End, Failure  # noqa: E402
 
 if __name__ == "__main__":
     sys.path.remove(_ROOT)
@@ -97,7 +97,7 @@ _EACH_US = 40
 
 _CACHED_FUNCTIONS = 256
 
-_NO_EXTRAS = (b"", 0.0, b"", 0, 0)
+_NO_EXTRAS = (b"", 0.0, b"", 0, 0, ())
 
 Answer = tuple[int, bytes, tuple[bytes, int] | None]
 _WISHES = ((errors.Retry, End.RETRY), (errors.Snooze, End.SNOOZE), (errors.GiveUp, End.GIVE_UP))
@@ -208,23 +208,25 @@ class Worker:
             began = clock()
             token, job, attempt, by_value, code, arguments, *extras = unpackb(view[:size])
             self._token = token
-            sha, start_by, about, files, timeout_s = extras or _NO_EXTRAS
+            sha, start_by, about, files, timeout_s, gpus = extras or _NO_EXTRAS
             if files:
                 traces.limit_files(files)
             end, result, large = self._run(
-                token, job, attempt, by_value, code, arguments, sha, start_by, about, timeout_s
+                token, job, attempt, by_value, code, arguments, sha, start_by, about, timeout_s, tuple(gpus)
             )
             if getpid() != self._pid:  # forked by C code
                 _leave(None)
             self._flush()
             run_us = (clock() - began) // 1000
             left = cleared(run_us)
-            if left is None and large is None and not self._interruptions:
+            if left is None and large is None and not self._interruptions and not gpus:
                 pipe.send(pack((token, end, result, run_us)))
                 continue
             cpu_us, peak_kib, leaving = left or (0, 0, "")
             if self._interruptions:
                 leaving = "its job was interrupted"
+            elif gpus:
+                leaving = leaving or "its job had graphics processors"  # to which CUDA binds a process for good
             pipe.send(pack((token, end, result, run_us, large, cpu_us, peak_kib, leaving)))
             if leaving:
                 return
@@ -289,9 +291,12 @@ class Worker:
         start_by: float,
         about: bytes,
         timeout_s: float,
+        gpus: tuple[str, ...],
     ) -> Answer:
         page, stage = self._page, STAGE
         ends = time.monotonic() + timeout_s if timeout_s else 0.0
+        if gpus:  # before anything of the user's is loaded, and looks for them
+            os.environ.update(dict.fromkeys(VISIBLE_DEVICES, ",".join(gpus)))
         _note(page, 0, token, LOADING)
         try:
             last = self._last
@@ -305,7 +310,7 @@ class Worker:
             _note(page, 0, token, USER_CODE)
             if start_by and time.monotonic() > start_by:
                 return _UNSTARTED
-            stage.job = job, attempt, about, token, self._saver, ends
+            stage.job = job, attempt, about, token, self._saver, ends, gpus
             self._in_user_code = True
             value = call(fn, args, kwargs)
             if type(value) is types.CoroutineType:

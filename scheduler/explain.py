@@ -42,6 +42,8 @@ def reasons(
             how = f"it was placed on node {node.name}, which has not said yet that it runs"
             if not node.placeable:
                 how += f"; that node is silent, and is given up after {_lease(now, node)}"
+            elif job.record.spec.rules.gpus:
+                how += "; if none of its graphics processors has so much free, it waits there for those that run to end"
             return [how]
         case State.RUNNING:
             return [f"it runs on node {job.node.name}, attempt {job.attempt}"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cluster.jobs import RESOURCES, Rules
+from cluster.jobs import RESOURCES, Rules, thousandths
 
 MEMORY = "memory_bytes"
 
@@ -41,10 +41,6 @@ def claims_of(rules: Rules, namespace: str) -> Claims | None:
     amounts = tuple(sorted((name, thousandths(amount)) for name, amount in said.items() if amount))
     apart = (namespace, rules.anti_affinity) if rules.anti_affinity else None
     return Claims(amounts, apart, rules.prefer) if amounts or apart or rules.prefer else None
-
-
-def thousandths(amount: float) -> int:
-    return round(amount * 1000)
 
 
 class Holdings:

@@ -728,8 +728,13 @@ class FakeCoordinator(End):
 
 
 class AgentPlay(DialerPlay):
-    def __init__(self, slots: int = 1, limits: AgentLimits | None = None) -> None:
-        me = Self(b"agent---", "n1", 7, "host", 100, "3.11", VERSION, slots, {"gpu": "a100"}, b"previous", "lock")
+    def __init__(self, slots: int = 1, limits: AgentLimits | None = None, gpus: tuple[str, ...] = ()) -> None:
+        resources = {"gpus": float(len(gpus))}
+        me = Self(
+            *(b"agent---", "n1", 7, "host", 100, "3.11", VERSION, slots, {"gpu": "a100"}, b"previous", "lock"),
+            resources=resources,
+            gpus=gpus,
+        )
         self.agent = Agent(me, limits)
         super().__init__(self.agent)
         self.slots = slots
@@ -792,6 +797,11 @@ class AgentPlay(DialerPlay):
 
     def recalled(self, *tokens: int, slot: int = 0) -> None:
         self.turn(Recalled(slot, list(tokens)))
+
+    def leaves(self, slot: int) -> None:
+        """Its worker is gone, by its own word or the agent's, and the next one is asked for."""
+        self.turn(WorkerGone(slot, 1000 + slot, "it was to be replaced", None, False, [], replaced=True))
+        self.does(SpawnWorker, slot=slot)
 
     def dies(
         self, slot: int = 0, suspect: int | None = None, unread: Sequence[int] = (), cause: str = "signal 9 (SIGKILL)"

@@ -39,6 +39,7 @@ import scheduler
 from cluster import Client, ClientLimits, Future, LocalCluster, Options, client, errors
 from cluster.cli import root
 from cluster.config import AgentLimits, CoordinatorLimits, Times
+from cluster.jobs import VISIBLE_DEVICES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -363,7 +364,9 @@ def test_names_exist(path: Path) -> None:
             assert hasattr(owner, attribute) or f"self.{attribute}" in inspect.getsource(owner), span
 
 
-FOREIGN = {"CRON_TZ", "ProcessPoolExecutor", "PYTHONPATH", "RANDOM_DELAY", "SSL_CERT_FILE", "XDG_RUNTIME_DIR"}
+FOREIGN = {"CRON_TZ", "ProcessPoolExecutor", "PYTHONPATH", "RANDOM_DELAY", "SSL_CERT_FILE", "XDG_RUNTIME_DIR"} | set(
+    VISIBLE_DEVICES
+)
 """Names of others that documents mention."""
 
 

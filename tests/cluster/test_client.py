@@ -234,7 +234,7 @@ def test_what_a_job_hands_in_is_its_child(connect: Connect, monkeypatch: pytest.
         (mine, msgpack.packb({"parent": root})),
         (mine, msgpack.packb({"parent": mine, "root": root})),
     ):
-        monkeypatch.setattr(STAGE, "job", (job, 1, about, 1, lambda token, state: None, 0.0))
+        monkeypatch.setattr(STAGE, "job", (job, 1, about, 1, lambda token, state: None, 0.0, ()))
         client.submit(abs, -1).result(SOON_S)
         keyed.submit(abs, -1).result(SOON_S)
         assert list(client.map(abs, [-1])) == [1]

@@ -146,6 +146,7 @@ def test_usual_options_send_nothing() -> None:
         ({"resources": {f"r{n}": 1 for n in range(33)}}, ValueError, "resources takes up to 32 names, not 33"),
         ({"gpus": 0}, ValueError, "gpus is 0.01 to"),
         ({"gpus": True}, TypeError, "gpus is a number"),
+        ({"gpus": 1.5}, ValueError, "gpus is a part of one graphics processor or whole ones, not 1.5"),
         ({"prefer": "zone"}, TypeError, "prefer is a mapping of text to text, not str"),
         ({"prefer": {"zone": 1}}, TypeError, "a label is a text, not int"),
         ({"prefer": {f"l{n}": "x" for n in range(33)}}, ValueError, "prefer takes up to 32 labels, not 33"),

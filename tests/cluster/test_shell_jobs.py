@@ -15,6 +15,7 @@ import pytest
 
 from cluster import shell_jobs
 from cluster.errors import CommandFailed, GiveUp
+from cluster.jobs import VISIBLE_DEVICES
 from cluster.shell_jobs import FIRST_BYTES, LAST_BYTES, run
 
 ME = pwd.getpwuid(os.geteuid())
@@ -62,6 +63,8 @@ def test_variables_are_added_to_those_of_the_worker(monkeypatch: pytest.MonkeyPa
 
 def test_a_clean_environment_is_that_of_crond(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OF_THE_WORKER", "here")
+    for name in VISIBLE_DEVICES:
+        monkeypatch.delenv(name, raising=False)
     seen = run(["/usr/bin/env"], env={"SHELL": "/bin/bash", "LOGNAME": "x"}, clean=True)["output"]
     pairs = dict(line.split("=", 1) for line in seen.splitlines())
     assert pairs == {
@@ -69,6 +72,16 @@ def test_a_clean_environment_is_that_of_crond(monkeypatch: pytest.MonkeyPatch) -
     }  # fmt: skip
     assert run(["pwd"], env={"HOME": "/tmp"}, clean=True)["output"] == "/tmp\n"
     assert run(["pwd"], env={"HOME": "/nowhere"}, clean=True)["output"] == "/\n"
+
+
+def test_a_command_has_the_graphics_processors_of_its_job_unless_it_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    tells = ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"]
+    for clean in (False, True):
+        assert run(tells, clean=clean)["output"] == "3\n"
+        assert run(tells, env={"CUDA_VISIBLE_DEVICES": "5"}, clean=clean)["output"] == "5\n"
 
 
 def test_as_another_user_it_is_refused_unless_the_agent_may() -> None:

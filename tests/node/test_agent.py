@@ -36,6 +36,7 @@ from cluster.messages import (
     Taken,
 )
 from node.agent import LeaveWished, VitalsTaken
+from node.attempts import Phase
 from node.events import (
     Done,
     Give,
@@ -506,6 +507,157 @@ def test_what_claims_resources_waits_for_the_end_of_what_was_discarded() -> None
     play.does(SpawnWorker, slot=0)
     play.gives(2, slot=1)
     play.nothing_else()
+
+
+# ------------------------------------------------------------------------------------ graphics processors
+
+
+def with_gpus(*ids: str, slots: int = 3) -> AgentPlay:
+    play = AgentPlay(slots, gpus=ids)
+    play.registers()
+    return play
+
+
+def claiming(gpus: float, **rules: Any) -> Spec:
+    return Spec("m:train", False, b"f", rules=Rules(gpus=gpus, **rules))
+
+
+def ends(play: AgentPlay, token: int, slot: int, end: int = SUCCEEDED) -> None:
+    why = "its job had graphics processors"
+    play.turn(WorkerDone(slot, 1000 + slot, [Done(token, end, b"result", None, 50)], why))
+
+
+def test_what_claims_devices_is_told_which_it_has_and_has_them_until_its_worker_is_gone() -> None:
+    play = with_gpus("2", "GPU-5")
+    play.assign(1, claiming(2))
+    assert play.gives(1, slot=0)[0].gpus == ("2", "GPU-5")
+    play.assign(1, claiming(0.5))
+    play.nothing_else()
+    ends(play, 1, 0)
+    gets_results(play, 1)
+    play.nothing_else()
+    play.leaves(0)
+    assert play.gives(2, slot=1)[0].gpus == ("2",)
+    play.assign()
+    assert play.gives(3, slot=2)[0].gpus == ()
+    play.nothing_else()
+
+
+def test_what_fits_no_device_waits_in_order_and_what_claims_none_passes_it_by() -> None:
+    play = with_gpus("0", "1", slots=4)
+    play.assign(2, claiming(0.6))
+    assert play.gives(1, slot=0)[0].gpus == ("0",)
+    assert play.gives(2, slot=1)[0].gpus == ("1",)
+    play.assign(1, claiming(0.8))
+    play.assign(1, claiming(0.1))
+    play.assign()
+    play.gives(5, slot=2)
+    play.nothing_else()
+    ends(play, 2, 1)
+    gets_results(play, 2)
+    play.leaves(1)
+    assert play.gives(3, slot=3)[0].gpus == ("1",)
+    play.turn(WorkerUp(1, 1001))
+    assert play.gives(4, slot=1)[0].gpus == ("1",), "where the least is left"
+    play.nothing_else()
+
+
+def test_what_waits_for_a_device_is_given_back_when_it_is_asked_for() -> None:
+    play = with_gpus("0")
+    play.assign(2, claiming(1))
+    play.gives(1, slot=0)
+    play.coordinator.say(Retract([2]))
+    play.coordinator.gets(Returned, tokens=[2], kept=[])
+    play.nothing_else()
+
+
+def test_devices_are_shown_to_a_worker_that_has_run_nothing() -> None:
+    play = with_gpus("0", slots=2)
+    play.assign(2)
+    play.gives(1, slot=0)
+    play.gives(2, slot=1)
+    play.done(1, slot=0)
+    gets_results(play, 1)
+    play.assign(2, claiming(0.5))
+    play.does(KillWorker, slot=0)
+    play.nothing_else()
+    play.assign()
+    play.nothing_else()
+    play.turn(WorkerGone(0, 1000, "killed by the agent", None, False, []))
+    assert play.told("worker_replaced") and not play.told("worker_died")
+    play.does(SpawnWorker, slot=0)
+    play.turn(WorkerUp(0, 1000))
+    play.gives(3, slot=0)
+    play.done(2, slot=1)
+    gets_results(play, 2)
+    play.does(KillWorker, slot=1)
+    play.leaves(1)
+    play.turn(WorkerUp(1, 1001))
+    play.gives(4, slot=1)
+    play.nothing_else()
+
+
+def test_a_worker_that_does_not_leave_with_its_devices_is_killed() -> None:
+    play = with_gpus("0")
+    play.assign(2, claiming(1))
+    play.gives(1, slot=0)
+    play.done(1, slot=0)
+    play.does(KillWorker, slot=0)
+    gets_results(play, 1)
+    play.nothing_else()
+    play.leaves(0)
+    play.gives(2, slot=1)
+    play.nothing_else()
+
+
+def test_what_was_not_read_gives_its_devices_back() -> None:
+    play = with_gpus("0")
+    play.assign(1, claiming(1))
+    play.gives(1, slot=0)
+    play.coordinator.say(Retract([1]))
+    play.does(Recall, slot=0)
+    play.assign(1, claiming(1))
+    play.recalled(1, slot=0)
+    play.coordinator.gets(Returned, tokens=[1], kept=[])
+    assert play.gives(2, slot=1)[0].gpus == ("0",)
+    play.nothing_else()
+
+
+def test_what_had_to_begin_sooner_waits_for_the_devices_it_had_itself() -> None:
+    play = with_gpus("0")
+    play.assign(1, claiming(1, at_most_once=True))
+    assert play.gives(1, slot=0)[0].gpus == ("0",)
+    ends(play, 1, 0, End.UNSTARTED)
+    play.nothing_else()
+    play.leaves(0)
+    assert play.gives(1, slot=1)[0].gpus == ("0",)
+    play.nothing_else()
+
+
+def test_what_is_killed_holds_its_devices_until_it_is_gone() -> None:
+    play = with_gpus("0")
+    play.assign(1, claiming(1))
+    play.gives(1, slot=0)
+    play.coordinator.say(Discard([1]))
+    play.does(Recall, slot=0)
+    play.recalled(slot=0)
+    play.does(KillWorker, slot=0)
+    play.assign(1, claiming(1))
+    play.nothing_else()
+    play.dies(0, suspect=1)
+    play.does(SpawnWorker, slot=0)
+    assert play.gives(2, slot=1)[0].gpus == ("0",)
+    play.nothing_else()
+
+
+def test_more_than_the_node_has_is_refused_in_words() -> None:
+    play = with_gpus("0")
+    play.assign(1, claiming(2))
+    assert gets_failure(play, 1, "JobRefused") == "it claims gpus 2, and the node does not offer so much"
+    play.nothing_else()
+
+
+# ------------------------------------------------------------------------------------ more of what was discarded
 
 
 def test_a_discarded_attempt_that_ends_by_itself_is_not_told(play: AgentPlay) -> None:
@@ -1233,7 +1385,7 @@ def test_what_an_agent_is_not_told_is_dropped_and_noted(play: AgentPlay) -> None
 @given(st.data())
 def test_nothing_that_happens_raises_and_no_attempt_is_lost_sight_of(data: st.DataObject) -> None:
     """The pool is honest: it answers for what it was given. All else is chance."""
-    play = AgentPlay(2)
+    play = AgentPlay(2, gpus=("0", "1"))
     play.coordinator.lenient = True
     play.registers()
     pipes: dict[int, list[int]] = {0: [], 1: []}
@@ -1244,7 +1396,7 @@ def test_nothing_that_happens_raises_and_no_attempt_is_lost_sight_of(data: st.Da
         match data.draw(st.integers(0, 9)):
             case 0 | 1:
                 large = data.draw(st.booleans()) and [(data.draw(st.sampled_from(shas)), 1)]
-                spec = data.draw(st.sampled_from([SPEC, Spec("v", True, sha_of(b"a"), 1)]))
+                spec = data.draw(st.sampled_from([SPEC, Spec("v", True, sha_of(b"a"), 1), claiming(0.6), claiming(1)]))
                 play.assign(data.draw(st.integers(1, 4)), spec, expected_us=100, large=large or ())
             case 2:
                 message = data.draw(any_message())
@@ -1301,6 +1453,11 @@ def test_nothing_that_happens_raises_and_no_attempt_is_lost_sight_of(data: st.Da
                         play.dies(slot, suspect, unread)
         given_away = [t for slot in play.agent._slots for t in slot.given]
         assert sorted(given_away) == sorted(t for pipe in pipes.values() for t in pipe)
+        assert set(play.agent._devices._held) == {slot.number for slot in play.agent._slots if slot.devices}
+        for attempt in play.agent._attempts:
+            if attempt.phase is Phase.GIVEN and attempt.run.spec.rules.gpus:
+                share, ids = play.agent._devices._held[attempt.slot]
+                assert (share, ids) == (attempt.run.spec.rules.gpus * 1000, attempt.run.gpus)
         refs: dict[bytes, int] = {}
         for attempt in play.agent._attempts:
             owed = attempt.done is not None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.errors import ConfigError
-from node.main import Life, _host
+from node.main import Life, Settings, _host, run
 
 
 def lived(directory: Path, session: bytes = b"") -> Life:
@@ -70,3 +71,13 @@ def test_a_host_is_named_with_its_address_towards_another_host_only(monkeypatch:
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     assert _host("tcp://elsewhere:7077") == name
+
+
+def test_a_node_offers_no_more_graphics_processors_than_it_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5")
+    connection: Any = None  # it is not looked at
+    with pytest.raises(ConfigError, match="gpus=3 is more than the 2 that CUDA_VISIBLE_DEVICES or"):
+        run(Settings(connection, directory=tmp_path / "node", resources={"gpus": 3}))
+    assert not (tmp_path / "node").exists()

@@ -242,6 +242,7 @@ def whose():
     job = cluster.current_job()
     return job.parent, job.root
 def save_kept(): kept_job.save(1)
+def sees(): return os.environ["CUDA_VISIBLE_DEVICES"], cluster.current_job().gpus
 
 def eat(mib, pause):
     parts = []
@@ -949,6 +950,23 @@ def test_a_job_knows_when_it_will_be_timed_out(host: Host) -> None:
     host.give(free._replace(spec=replace(free.spec, rules=Rules(open_files=100))))
     left_s, none = host.results(2)
     assert 50.0 < left_s < 60.0 and none is None
+
+
+def test_a_job_sees_its_own_graphics_processors_and_has_its_worker_for_itself(tmp_path: Path) -> None:
+    host = Host(tmp_path, env={"PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""})
+    with contextlib.closing(host.pool):
+        first_pid = host.spawn()
+        host.give(host.run("sees"))
+        assert host.results(1) == [("", ())]
+        claims = Spec("sees", False, b"cjobs\nsees\n.", rules=Rules(gpus=2))
+        host.give(host.run("sees")._replace(spec=claims, gpus=("2", "GPU-5")))
+        assert host.results(2)[1] == ("2,GPU-5", ("2", "GPU-5"))
+        gone = host.gone()
+        assert (gone.pid, gone.replaced, gone.cause) == (first_pid, True, "its job had graphics processors")
+        host.events.clear()
+        host.spawn()
+        host.give(host.run("sees"))
+        assert host.results(1) == [("", ())]
 
 
 def test_a_job_knows_whose_child_it_is(host: Host) -> None:

@@ -18,7 +18,7 @@ import msgpack
 import pytest
 
 from cluster import payload
-from cluster.jobs import Failure
+from cluster.jobs import End, Failure
 from node import worker as program
 
 pytestmark = pytest.mark.system
@@ -92,6 +92,10 @@ def block(started, release):
     with open(started, "w"): pass
     with open(release) as f: return f.read()
 def calls(counter=[]): counter.append(1); return len(counter)
+def sees(loaded=None):
+    import cluster
+    names = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
+    return loaded, [os.environ.get(name) for name in names], cluster.current_job().gpus
 """
 
 
@@ -137,8 +141,9 @@ class Wire:
         token: int = 1,
         start_by: float = 0.0,
         about: bytes = b"",
+        gpus: Sequence[str] = (),
     ) -> None:
-        self.ours.send(msgpack.packb((token, b"j" * 16, 1, False, code, arguments, b"", start_by, about, 0, 0)))
+        self.ours.send(msgpack.packb((token, b"j" * 16, 1, False, code, arguments, b"", start_by, about, 0, 0, gpus)))
 
     def call(self, name: str, *args: Any, code: bytes = b"") -> Any:
         self.send(name, *args, code=code)
@@ -243,6 +248,23 @@ def test_a_module_the_node_does_not_have_is_named_with_what_to_do(wire: Wire) ->
 def test_whatever_a_job_does_short_of_dying_fails_it_alone(wire: Wire, job: str, kind: str) -> None:
     assert wire.call(job).kind == kind
     assert wire.call("calls") == 1
+
+
+class Sees:
+    """What looks when it is loaded, as modules do that ask for devices when they are imported."""
+
+    def __reduce__(self) -> Any:
+        return os.getenv, ("CUDA_VISIBLE_DEVICES",)
+
+
+def test_a_job_sees_its_own_graphics_processors_while_it_is_loaded_too_and_its_worker_leaves(wire: Wire) -> None:
+    hidden = [os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("HIP_VISIBLE_DEVICES")]
+    assert wire.call("sees") == (None, hidden, ())
+    wire.send_packed(b"cjobs\nsees\n.", payload.pack_call((Sees(),), {}), gpus=("3", "GPU-5"))
+    _, end, result, _, large, _, _, leaving = wire.receive()
+    assert (end, large, leaving) == (End.SUCCEEDED, None, "its job had graphics processors")
+    assert payload.unpack_result(result) == ("3,GPU-5", ["3,GPU-5", "3,GPU-5"], ("3", "GPU-5"))
+    assert wire.process.wait(PATIENCE_S) == 0
 
 
 def test_arguments_that_do_not_load_fail_the_job_alone(wire: Wire) -> None:

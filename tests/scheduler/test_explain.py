@@ -125,6 +125,20 @@ def test_what_runs_and_what_is_over_say_so(play: CoordinatorPlay) -> None:
     play.nothing_else()
 
 
+def test_what_claims_graphics_processors_may_wait_at_its_node_for_one_that_has_room(play: CoordinatorPlay) -> None:
+    node, client = play.node("n1", resources={"gpus": 2.0}), play.client()
+    client.submit(spec=spec(gpus=0.8))
+    client.gets_accepted(1)
+    token = node.gets(Assign).tokens[0]
+    assert play.why(client, 1) == [
+        "it was placed on node n1, which has not said yet that it runs; if none of its graphics processors has so much"
+        " free, it waits there for those that run to end"
+    ]
+    node.say(Started([token]))
+    assert play.why(client, 1) == ["it runs on node n1, attempt 1"]
+    play.nothing_else()
+
+
 def test_where_no_node_is_contained_explain_and_the_client_s_log_say_so() -> None:
     play = CoordinatorPlay()
     node, client = play.node("n1"), play.client()

@@ -607,6 +607,7 @@ def test_a_restart_forgets_moments_of_jobs_that_are_not_durable(play: Coordinato
         {"no_such_rule": 1},
         {"crash_retries": True},
         {"gpus": -1.0},
+        {"gpus": 1.5},
         {"resources": (("licence", 0),)},
         {"resources": (("licence", float("inf")),)},
         {"resources": (("licence", "1"),)},

@@ -44,7 +44,7 @@ from tests.simulation.leaks import excess
 from tests.simulation.ledger import ORDER, Broken, Draining, Ending, Undraining
 from tests.simulation.network import Wire
 from tests.simulation.pool import Pool
-from tests.simulation.work import LARGE_BYTES, OFFERS, OLD, Work, sha
+from tests.simulation.work import GPUS, LARGE_BYTES, OFFERS, OLD, Work, sha
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -450,6 +450,7 @@ class NodeMachine(Machine):
             directory.previous,
             directory.lock,
             resources=OFFERS,
+            gpus=GPUS,
         )
         self.directory = directory
         self.born_at = self._clock.now

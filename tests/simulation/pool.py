@@ -2,7 +2,7 @@
 
 A worker reads one packet, runs it, answers, reads the next. What it has not read can be taken back. It may die under
 an attempt, which is then its suspect, between two, or before it is up. One that was interrupted unwinds, unless its job
-is stubborn, and leaves.
+is stubborn, and leaves, and so does one whose job had graphics processors.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ class _Worker:
     dead: bool = False
     killed: bool = False
     pipe: deque[Run] = field(default_factory=deque)
+    used: bool = False
+    """Whether it has run anything."""
+    gpus: dict[str, float] = field(default_factory=dict)
+    """What it may use of which, until it is buried."""
     running: Run | None = None
     payload: bytes = b""
     """Of what runs,"""
@@ -239,6 +243,8 @@ class Pool:
         if any(self._labels.get(key) != value for key, value in run.spec.labels):
             raise Broken(f"{self._node} runs a job whose label it has not: token {run.token}")
         self._check_claims(run)
+        self._check_devices(worker, run)
+        worker.used = True
         try:
             payload, code = self._inputs(run)
         except Broken:
@@ -273,6 +279,16 @@ class Pool:
         keys = [r.anti_affinity for r in rules if r.anti_affinity]
         if over or len(keys) > len(set(keys)):
             raise Broken(f"{self._node} begins token {run.token}, and is given more than it offers: {over or keys}")
+
+    def _check_devices(self, worker: _Worker, run: Run) -> None:
+        """No graphics processor is given away twice, or to a worker that may have looked for others before."""
+        claimed = run.spec.rules.gpus
+        if len(run.gpus) != -(-claimed // 1) or (run.gpus and worker.used):
+            raise Broken(f"{self._node} begins token {run.token}, which claims gpus {claimed}, and has {run.gpus}")
+        worker.gpus = dict.fromkeys(run.gpus, min(1.0, claimed))
+        for one in run.gpus:
+            if sum(w.gpus.get(one, 0.0) for w in self._workers.values()) > 1 + 1e-9:
+                raise Broken(f"{self._node} begins token {run.token}, and others have {one} too")
 
     def _inputs(self, run: Run) -> tuple[bytes, bytes]:
         spec, files = run.spec, self._disk.files
@@ -357,6 +373,9 @@ class Pool:
         worker.running = None
         worker.done.append(done)
         self._ring()
+        if worker.gpus and not worker.leaving:
+            worker.leaving = "its job had graphics processors"
+            self._die(worker, worker.leaving)
         self._read(worker)
 
     def _crash(self, worker: _Worker, run: Run) -> None:

@@ -22,6 +22,7 @@ from cluster.messages import Assign, Finished, Heartbeat, Message, NodeHello, Wa
 from cluster.session import Dialer, Link, Verdict
 from node.agent import Agent
 from node.attempts import Attempt, Phase
+from node.events import WorkerDone
 from node.slots import Slot
 from scheduler import names, retries
 from scheduler.adrift import Adrift
@@ -564,6 +565,22 @@ def what_a_node_brings_along_after_a_restart_claims_nothing(patch: pytest.Monkey
 @sabotage(claims)
 def what_has_ended_goes_on_claiming(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Holdings, "give_back", lambda self, claims: None)
+
+
+@sabotage(claims)
+def devices_are_free_with_the_result_of_their_job(patch: pytest.MonkeyPatch) -> None:
+    done = Agent._worker_done
+
+    def frees(self: Agent, event: WorkerDone) -> None:
+        done(self, event)
+        self._devices_back(self._slots[event.slot])
+
+    patch.setattr(Agent, "_worker_done", frees)
+
+
+@sabotage(claims)
+def a_worker_that_has_run_others_is_given_devices(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Slot, "used", property(lambda self: False, lambda self, value: None))
 
 
 @sabotage(scarce_labels)

@@ -31,8 +31,10 @@ OLD = "it has rules unknown here"
 LABEL = ("gpu", "yes")
 """What some functions demand of a node."""
 
-OFFERS = {"cpus": 2.0, "memory_bytes": 2.5 * HOGGED, "licence": 1.0}
-"""What a node has to share out."""
+OFFERS = {"cpus": 2.0, "memory_bytes": 2.5 * HOGGED, "licence": 1.0, "gpus": 2.0}
+"""What a node has to share out,"""
+GPUS = ("3", "GPU-5")
+"""...and its graphics processors by their ids."""
 
 ECHOED = b"echo"
 """How small results begin."""
@@ -118,6 +120,7 @@ class Workload:
             rules = replace(
                 rules,
                 cpus=chance.choice((0.0, 0.3, 1.0, 2.0)),
+                gpus=chance.choice((0.0, 0.0, 0.4, 0.6, 0.8, 1.0, 2.0)),
                 resources=chance.choice(((), (), (("licence", 1),))),
                 anti_affinity=chance.choice(("", "", "a", "b")),
                 prefer=chance.choice(((), (LABEL,), (("node", "node0"),))),

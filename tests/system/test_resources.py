@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import Client, LocalCluster
+from cluster import Client, LocalCluster, current_job
 
 pytestmark = pytest.mark.system
 
@@ -127,3 +127,42 @@ def test_why_a_load_query_has_no_answer_is_logged_without_what_authenticates(tmp
     assert logged.count("the load query has no answer, and places no more work: 401: unknown: ") == 2, logged
     for secret in ("passw0rd", "t0ken-of-ours", "YW5uOnBhc3N3MHJk"):
         assert secret not in logged + shown
+
+
+def sees(directory: str, name: str, seconds: float) -> tuple[str, tuple[str, ...], int]:
+    """Which graphics processors the job sees, which it has been given, and how many had one of these meanwhile."""
+    job = current_job()
+    assert job is not None
+    mine = Path(directory) / f"{','.join(job.gpus)} {name}"
+    mine.touch()
+    most, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        there = [path.name.split(" ")[0].split(",") for path in Path(directory).iterdir()]
+        most = max(most, sum(1 for ids in there if set(ids) & set(job.gpus)))
+        time.sleep(0.005)
+    mine.unlink()
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "all"), job.gpus, most
+
+
+def test_jobs_see_the_graphics_processors_they_claim_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    with LocalCluster(nodes=0, slots=4) as local:
+        local.add_node()
+        client = local.client()
+        assert client.nodes()[0]["resources"]["gpus"] == {"offered": 2.0, "claimed": 0.0}
+        assert client.submit(sees, str(tmp_path), "none", 0.0).result(SOON_S)[:2] == ("", ())
+
+        claims = [2, 1, 0.5, 0.5, 0.6, 0.6, 0.8, 1]
+        futures = [client.options(gpus=n).submit(sees, str(tmp_path), str(k), 0.2) for k, n in enumerate(claims)]
+        for claim, future in zip(claims, futures, strict=True):
+            seen, given, most = future.result(SOON_S)
+            assert seen == ",".join(given) and set(given) <= {"3", "GPU-5"}
+            assert len(given) == max(1, claim) and most <= (1 if claim > 0.5 else 2)
+        assert client.options(gpus=2).submit(sees, str(tmp_path), "both", 0.0).result(SOON_S)[0] == "3,GPU-5"
+        assert client.submit(sees, str(tmp_path), "none again", 0.0).result(SOON_S)[:2] == ("", ())
+
+        local.add_node(resources={"gpus": 0})  # it shares out none, and leaves the variable alone
+        plain = client.options(labels={"node": "node-2"})
+        assert plain.submit(sees, str(tmp_path), "elsewhere", 0.0).result(SOON_S)[:2] == ("3,GPU-5", ())
