@@ -18,22 +18,18 @@ from cluster import blobs
 from cluster.actor import (
     Drained,
     Garbled,
-    Header,
     Identity,
     Now,
     Received,
-    Send,
     Stalled,
     Turn,
     Unroutable,
     WallClockJumped,
 )
-from cluster.config import ACCEPT_DELAY_S, MAX_HELD, PROTOCOL, CoordinatorLimits, Times
-from cluster.facts import fact
+from cluster.config import MAX_HELD, PROTOCOL, CoordinatorLimits, Times
 from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
 from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, End, Failure, Hook, Outcome, plain_call
 from cluster.messages import (
-    Accepted,
     Answer,
     Ask,
     Awaiting,
@@ -92,6 +88,7 @@ from scheduler.journal import (
     node_about,
 )
 from scheduler.lifecycle import Cause, Job, State, Wish, move
+from scheduler.outbox import Outbox
 from scheduler.payloads import AHEAD, Payloads
 from scheduler.peers import Peer
 from scheduler.placement import Chance, prefill
@@ -104,9 +101,6 @@ from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
 from scheduler.tally import Tally
 from scheduler.timers import Kind, Timers
 from scheduler.waiting import WaitingJobs
-
-ACCEPT_EVERY = 1_000
-"""...and no longer than so many jobs."""
 
 PRUNE_EVERY_S, PRUNE_PAUSE_S, PRUNE_SLICE = 60.0, 0.25, 500
 """Old outcomes are looked for so often; while there are more, the next slice follows so soon; rows of one slice, which
@@ -176,10 +170,8 @@ class Coordinator:
         self._payloads = Payloads(self._limits.payload_memory_bytes)
         self._tally = Tally()
         self._born: float | None = None
-        self._turn = Turn()
+        self._out = Outbox(self._exchange, self._limits.results_in_flight)
         self._now = self._wall = 0.0
-        self._active: dict[int, Peer] = {}
-        """Peers to look after at the end of this turn."""
         self._measure_at = 0.0
         self._query_fails = False
         """Whether the load query had no answer last time."""
@@ -189,7 +181,7 @@ class Coordinator:
         self._ages = ages.Ages(recovered.settings.get(ages.SETTING) if recovered else None)
         self._adrift = Adrift()
         self._orders = StandingOrders(
-            House(self._order, self._stop, self._clients.unfinished, self._fact), self._functions, recovered, epoch
+            House(self._order, self._stop, self._clients.unfinished, self._out.fact), self._functions, recovered, epoch
         )
         self._keyed: list[tuple[KeyRow, Job]] = []
         """Keys taken by jobs of the submission at hand,"""
@@ -213,9 +205,6 @@ class Coordinator:
             events=self._events,
         )
         verbs = Verbs(
-            tell=lambda client, message: self._tell([(client, message)]),
-            do=self._do,
-            fact=self._fact,
             status=self._status,
             cancel=self._cancel_jobs,
             retract=self._retract,
@@ -225,14 +214,13 @@ class Coordinator:
             make=self._make,
             made=self._made,
         )
-        return Desk(self.epoch, books, verbs)
+        return Desk(self.epoch, books, verbs, self._out)
 
     # ------------------------------------------------------------------------------- the contract
 
     def turn(self, happened: Sequence[Any], now: Now) -> Turn:
-        self._turn = Turn()
+        turn = self._out.begin(now)
         self._now, self._wall = now.mono, now.wall
-        self._desk.now = now
         if self._born is None:
             self._be_born()
         drained = False
@@ -244,9 +232,9 @@ class Coordinator:
                 case Drained():
                     drained = True
                 case blobs.ChunkWritten():
-                    self._tell(self._exchange.written(event))
+                    self._out.tell_all(self._exchange.written(event))
                 case blobs.ChunkRead():
-                    self._tell(self._exchange.read(event))
+                    self._out.tell_all(self._exchange.read(event))
                 case blobs.BlobFailed():
                     self._blob_failed(event)
                 case OutcomesRead():
@@ -274,7 +262,7 @@ class Coordinator:
                 case WallClockJumped():
                     self._clock_set(event.seconds)
         for reason, n in garbled.items():
-            self._fact("garbled", n, reason=reason)
+            self._out.fact("garbled", n, reason=reason)
         self._ring()
         self._follow()
         self._fire_hooks()
@@ -289,52 +277,18 @@ class Coordinator:
         self._desk.tell_events()
         self._desk.tell_drained()
         self._settle()
-        self._turn.facts += self._tally.facts(self._wall)
+        turn.facts += self._tally.facts(self._wall)
         self._journal.orders(self._orders.rows())
         if now.mono >= self._measure_at:
             self._measure()
-        self._turn.writes += self._journal.take(self._wall)
-        return self._turn
+        turn.writes += self._journal.take(self._wall)
+        return turn
 
     def deadline(self) -> float | None:
         if self._desk.busy:
             return self._now
-        times = [self._judge_at, self._now + min(self._timers.next, self._orders.next) - self._wall]
-        for peer in self._active.values():
-            due = peer.link.ack_due()
-            if due is not None:
-                times.append(due)
-            if isinstance(peer, Client) and peer.told_due is not None:
-                times.append(peer.told_due)
-        return min(times)
-
-    # ------------------------------------------------------------------------------- small tools
-
-    def _do(self, effect: Any) -> None:
-        self._turn.after_commit.append(effect)
-
-    def _fact(self, kind: str, n: int = 1, **about: Any) -> None:
-        self._turn.facts.append(fact(kind, n, **about))
-
-    def _note(self, kind: str, jobs: Iterable[Job], text: str = "") -> None:
-        """For those who listen to what happens to jobs."""
-        if self._events.listened(self._now):
-            for job in jobs:
-                self._events.add(kind, job, self._wall, False, text)
-
-    def _send(self, peer: Peer, message: Message) -> None:
-        """To a peer whose link stands; to another, nothing: its next hello puts things right."""
-        if peer.reachable:
-            self._turn.after_commit.append(peer.stamp(message, self._now))
-
-    def _tell(self, words: Iterable[tuple[Peer, Message]]) -> None:
-        for peer, message in words:
-            self._active[id(peer)] = peer
-            self._send(peer, message)
-
-    def _reply(self, event: Received, message: Message) -> None:
-        """An unnumbered answer to someone who is no peer (yet)."""
-        self._turn.after_commit.append(Send(event.route, Header(event.header.link, 0, 0), message))
+        clock = min(self._timers.next, self._orders.next)
+        return min(self._judge_at, self._now + clock - self._wall, self._out.due)
 
     # ------------------------------------------------------------------------------- receiving
 
@@ -348,7 +302,7 @@ class Coordinator:
             return
         peer = self._routes.get(event.route)
         if peer is None or peer.identity.key != event.identity.key:
-            self._reply(event, Resync("not known here"))
+            self._out.reply(event, Resync("not known here"))
             return
         verdict = peer.link.take(event.header, message, self._now)
         if verdict is Verdict.GAP:
@@ -368,19 +322,19 @@ class Coordinator:
         if peer.resync_asked == peer.link.number and self._now - peer.resync_at < self._times.heartbeat_s:
             return
         peer.resync_asked, peer.resync_at = peer.link.number, self._now
-        self._fact("resync", peer=_name(peer), reason=reason)
-        self._turn.after_commit.append(peer.plain(Resync(reason)))
+        self._out.fact("resync", peer=peer.called, reason=reason)
+        self._out.do(peer.plain(Resync(reason)))
 
     def _heard(self, peer: Peer) -> None:
         peer.heard_at = self._now
         peer.reachable = True
         if peer.unacked_since is not None:
             peer.acknowledged(self._now)
-        self._active[id(peer)] = peer
+        self._out.active[id(peer)] = peer
         if peer.suspect:
             peer.suspect = False
             if isinstance(peer, Node):
-                self._fact("node_back", node=peer.name)
+                self._out.fact("node_back", node=peer.name)
 
     def _from_client(self, client: Client, message: Message) -> None:
         client.acknowledge()
@@ -422,7 +376,7 @@ class Coordinator:
                 pass
             case Draining():
                 node.draining = True
-                self._fact("node_drains", node=node.name, reason=message.reason)
+                self._out.fact("node_drains", node=node.name, reason=message.reason)
             case Started():
                 self._started(node, message.tokens)
             case Saved():
@@ -431,7 +385,7 @@ class Coordinator:
                 self._returned(node, message)
             case Bye():
                 self._node_gone(node, "left", counted=False)
-                self._fact("node_left", node=node.name)
+                self._out.fact("node_left", node=node.name)
             case Taken():
                 self._exchange.taken(node, message)
             case _:
@@ -447,11 +401,11 @@ class Coordinator:
                 answer = self._fetch(peer, message)
             case BlobRefused():
                 self._exchange.sent(peer, message.sha)
-                self._fact("blob_failed", sha=message.sha.hex()[:12], reason=message.reason)
+                self._out.fact("blob_failed", sha=message.sha.hex()[:12], reason=message.reason)
             case _:
-                self._fact("unexpected", reason=f"{type(message).__name__} from {_name(peer)}")
+                self._out.fact("unexpected", reason=f"{type(message).__name__} from {peer.called}")
         if answer is not None:
-            self._send(peer, answer)
+            self._out.send(peer, answer)
 
     def _fetch(self, peer: Peer, message: Fetch) -> Message | None:
         code = None if message.sha in self._exchange else self._functions.code(message.sha)
@@ -464,9 +418,9 @@ class Coordinator:
 
     def _blob_failed(self, event: blobs.BlobFailed) -> None:
         """The coordinator's disk has lost a blob, or would not take it."""
-        self._fact("blob_failed", sha=event.sha.hex()[:12], reason=event.reason)
+        self._out.fact("blob_failed", sha=event.sha.hex()[:12], reason=event.reason)
         words = self._exchange.failed(event)
-        self._tell(words)
+        self._out.tell_all(words)
         for peer, _ in words:
             if isinstance(peer, Client):
                 self._client_lost(peer, event.sha)
@@ -474,8 +428,8 @@ class Coordinator:
     # ------------------------------------------------------------------------------- joining
 
     def _refuse(self, event: Received, code: str, text: str) -> None:
-        self._fact("peer_refused", reason=text)
-        self._reply(event, Refusal(code, text))
+        self._out.fact("peer_refused", reason=text)
+        self._out.reply(event, Refusal(code, text))
 
     def _fit_to_join(self, event: Received, role: str, protocol: int, version: str, session: bytes) -> bool:
         if protocol != PROTOCOL:
@@ -507,7 +461,7 @@ class Coordinator:
             other.reachable = False
             other.closed_at = self._now
         self._routes[event.route] = peer
-        self._active[id(peer)] = peer
+        self._out.active[id(peer)] = peer
 
     def _client_hello(self, event: Received, hello: ClientHello) -> None:
         if not self._fit_to_join(event, "client", hello.protocol, hello.version, hello.session):
@@ -557,8 +511,10 @@ class Coordinator:
         self._admission.held.pop(client, None)
         # A client that has not heard of this epoch yet has not been told either what the last one took with it.
         resumed = known and hello.epoch == self.epoch
-        self._send(client, self._welcome(resumed, client.accepted, kept is not None))
-        self._fact("client_joined", session=client.session.hex(), namespace=client.namespace, link=client.link.number)
+        self._out.send(client, self._welcome(resumed, client.accepted, kept is not None))
+        self._out.fact(
+            "client_joined", session=client.session.hex(), namespace=client.namespace, link=client.link.number
+        )
 
     def _welcome(self, known: bool, accepted: int, kept: bool = False) -> Welcome:
         return Welcome(self.epoch, known, accepted, self._times.heartbeat_s, self._times.lease_s, kept)
@@ -605,8 +561,8 @@ class Coordinator:
             self._journal.node(node)
         self._bind(node, event)
         node.code.clear()
-        self._send(node, self._welcome(known, 0))
-        self._fact("node_joined", node=node.name, slots=node.slots, host=node.host, link=node.link.number)
+        self._out.send(node, self._welcome(known, 0))
+        self._out.fact("node_joined", node=node.name, slots=node.slots, host=node.host, link=node.link.number)
         self._adopt(node, hello)
         self._reconcile(node, hello.tokens)
 
@@ -617,14 +573,14 @@ class Coordinator:
             self._refuse(event, "name", names.refusal(hello, holder))
             return
         if not names.asked(hello, holder) and holder.reachable:
-            self._send(holder, Retract([]))  # it asks for nothing, and is owed an acknowledgement soon
+            self._out.send(holder, Retract([]))  # it asks for nothing, and is owed an acknowledgement soon
             names.claim(hello, holder)
             return
         silent = self._now - holder.heard_at
         quiet = not holder.placeable or silent >= 1.5 * self._times.heartbeat_s
         if quiet and self._now - holder.claims_told_at >= self._times.lease_s:
             holder.claims_told_at = self._now
-            self._fact(
+            self._out.fact(
                 "name_contested",
                 node=holder.name,
                 rival=f"host {hello.host}, process {hello.pid}",
@@ -639,7 +595,7 @@ class Coordinator:
         self._requeue(node, node.leases.absent_from(tokens))
         strange = [t for t in tokens if t not in node.leases]
         if strange:
-            self._send(node, Discard(strange))
+            self._out.send(node, Discard(strange))
         late = [j for j in node.leases if j.state is State.LEASED and (node.barred or self._late(j))]
         self._retract(node, [*(j for j in node.leases if j.cancel_wished is Wish.UNSTARTED), *late])
         self._interrupt([j for j in node.leases if j.cancel_wished is Wish.ENDED])
@@ -721,7 +677,7 @@ class Coordinator:
         elif self._journal.last_at and self._wall - self._journal.last_at > PRUNE_EVERY_S:
             self._unlived(self._wall - self._journal.last_at)  # or the clock was set: nobody can tell
         if self._adrift:
-            self._fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
+            self._out.fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
         self._land()
 
     def _adopt(self, node: Node, hello: NodeHello) -> None:
@@ -751,8 +707,7 @@ class Coordinator:
             job.due = min(job.due, self._wall)  # it was due when it was given, whatever the clock says now
             node.leases.grant(job)
         for other, tokens in superseded.values():
-            self._active[id(other)] = other
-            self._send(other, Discard(tokens))
+            self._out.tell(other, Discard(tokens))
         self._land()
 
     def _land(self) -> None:
@@ -803,7 +758,7 @@ class Coordinator:
             client.accepted = max(client.accepted, counter)  # it comes in its turn, as a submission does
             if not self._attach(client, counter, jid):
                 wanted.append(Wanted(jid, client.session, counter))
-        self._active[id(client)] = client
+        self._out.active[id(client)] = client
         self._look_up(wanted)
 
     def _attach(self, client: Client, counter: int, jid: bytes) -> bool:
@@ -817,7 +772,7 @@ class Coordinator:
 
     def _look_up(self, wanted: list[Wanted]) -> None:
         if wanted and self._journal.open:
-            self._turn.after_commit.append(ReadOutcomes(wanted, self._wall))
+            self._out.do(ReadOutcomes(wanted, self._wall))
         else:
             self._looked_for += wanted
 
@@ -849,7 +804,7 @@ class Coordinator:
             self._exchange.hold(row.large[0])
             client.fetchable[row.large[0]] = client.fetchable.get(row.large[0], 0) + 1
         client.owe(row)
-        self._active[id(client)] = client
+        self._out.active[id(client)] = client
 
     def _unlived(self, seconds: float) -> None:
         """What is kept has not become so much older."""
@@ -859,7 +814,7 @@ class Coordinator:
         for sha in event.blobs:
             self._exchange.release(sha)
         if event.outcomes:
-            self._fact("outcomes_pruned", event.outcomes)
+            self._out.fact("outcomes_pruned", event.outcomes)
         self._prune_at = self._now + (PRUNE_PAUSE_S if event.outcomes >= PRUNE_SLICE else PRUNE_EVERY_S)
 
     def _space(self, free: int) -> None:
@@ -869,19 +824,19 @@ class Coordinator:
             self._admission.disk_full = (
                 f"{free} bytes are free on the disk of the coordinator's store, fewer than {least} (min_free_bytes)"
             )
-            self._fact("disk_low", free=free, least=least)
+            self._out.fact("disk_low", free=free, least=least)
         elif free >= least and self._admission.disk_full:
             self._admission.disk_full = ""
-            self._fact("disk_well", free=free)
+            self._out.fact("disk_well", free=free)
 
     def _loads_queried(self, event: LoadsQueried) -> None:
         """That there is no answer is told once: what was said before counts less with its age, and then no more."""
         if bool(event.failure) is not self._query_fails:
             self._query_fails = bool(event.failure)
             if event.failure:
-                self._fact("load_query_failed", reason=event.failure)
+                self._out.fact("load_query_failed", reason=event.failure)
             else:
-                self._fact("load_query_well")
+                self._out.fact("load_query_well")
         if not event.failure:
             for node in self._roster:
                 node.take_query(event.loads.get(node.name, 0.0), event.every_s, self._now)
@@ -963,13 +918,13 @@ class Coordinator:
         self._aliased.clear()
         if accepted:
             self._journal.accepted(client, accepted)
-            self._note("accepted", accepted)
+            self._events.note("accepted", accepted, self._out.now)
             for row_, job in self._keyed:
                 self._journal.key(row_, job)
             self._keyed.clear()
             self._relieve_memory(accepted)
             queues = figures.by_queue(accepted)
-            self._fact("jobs_accepted", len(accepted), session=client.session.hex(), queues=queues)
+            self._out.fact("jobs_accepted", len(accepted), session=client.session.hex(), queues=queues)
         if full:
             self._hold(client, full)
 
@@ -1031,14 +986,14 @@ class Coordinator:
         client.held = True
         client.told, client.told_due = client.accepted, None
         self._admission.held[client] = None
-        self._send(client, Hold(client.accepted, why))
-        self._fact("submissions_held", session=client.session.hex(), reason=why)
+        self._out.send(client, Hold(client.accepted, why))
+        self._out.fact("submissions_held", session=client.session.hex(), reason=why)
 
     def _let_go_on(self) -> None:
         for client in self._admission.go_on():
             client.held = False
             if client.reachable:
-                self._send(client, GoOn())
+                self._out.send(client, GoOn())
                 client.resumed_at = client.link.sent
 
     def _records(self, client: Client, message: Submit) -> list[Record | str]:
@@ -1161,7 +1116,7 @@ class Coordinator:
         if any(job.absent for job in some[:: AHEAD // 2]):
             ranks = self._payloads.wanted(some)
             if ranks:
-                self._turn.after_commit.append(ReadPayloads(ranks))
+                self._out.do(ReadPayloads(ranks))
 
     def _lease(self, job: Job, node: Node) -> None:
         move(job, Cause.PLACED)
@@ -1178,12 +1133,12 @@ class Coordinator:
             self._journal.standing(job)
 
     def _assign(self, node: Node, batch: Batch) -> None:
-        self._send(node, batch.message(node.code))
+        self._out.send(node, batch.message(node.code))
         self._relieve_memory(batch.jobs)
-        self._active[id(node)] = node
+        self._out.active[id(node)] = node
         waits = figures.waits(batch.records, batch.spec_of, batch.jobs, self._wall)
-        self._fact("jobs_assigned", len(batch.jobs), node=node.name, waits=waits)
-        self._note("assigned", batch.jobs, node.name)
+        self._out.fact("jobs_assigned", len(batch.jobs), node=node.name, waits=waits)
+        self._events.note("assigned", batch.jobs, self._out.now, node.name)
 
     # ------------------------------------------------------------------------------- what nodes say
 
@@ -1248,7 +1203,7 @@ class Coordinator:
         node.finished += len(message.tokens) - len(late)
         times = [(record.spec.name, column) for record, column in spent.values()]
         ended = {"ends": message.ends, "run_us": message.run_us, "records": message.records, "ran": times}
-        self._fact("attempts_ended", len(message.tokens), node=node.name, **ended)
+        self._out.fact("attempts_ended", len(message.tokens), node=node.name, **ended)
         node.surplus_since = self._now if node.outstanding else None
         for record, column in spent.values():
             record.time.observe(sum(column), len(column))
@@ -1258,8 +1213,8 @@ class Coordinator:
         self._push_back(crashed, f"a worker of node {node.name} died under them")
         if late:
             self._tally.discarded += len(late)
-            self._fact("results_discarded", len(late), node=node.name)
-            self._send(node, Discard(late))
+            self._out.fact("results_discarded", len(late), node=node.name)
+            self._out.send(node, Discard(late))
 
     def _raised(self, node: Node, job: Job, end: int, payload: bytes, took: Sequence[int]) -> bool:
         """Its function raised, ran out of time or wishes a pause, or it came to another end that is no success: whether
@@ -1272,7 +1227,7 @@ class Coordinator:
         job.node, job.token, job.retracting = None, 0, False
         job.due = self._wall + retries.pause_s(job, failure, self._chance)
         self._tally.retried(failure.kind)
-        self._note("retried", [job], failure.kind)
+        self._events.note("retried", [job], self._out.now, failure.kind)
         if job.cancel_wished:
             self._cancel_ready(job)
             return True
@@ -1356,7 +1311,7 @@ class Coordinator:
             client.owe(Owed(job.counter, outcome, payload, large))
             if large is not None:
                 client.fetchable[large[0]] = client.fetchable.get(large[0], 0) + 1
-        self._active[id(client)] = client
+        self._out.active[id(client)] = client
 
     def _over(self, job: Job) -> None:
         """Something special was said of a job that has ended."""
@@ -1405,8 +1360,8 @@ class Coordinator:
     def _push_back(self, jobs: list[Job], cause: str) -> None:
         """These are ready again."""
         if jobs:
-            self._fact("jobs_requeued", len(jobs), cause=cause)
-            self._note("requeued", jobs, cause)
+            self._out.fact("jobs_requeued", len(jobs), cause=cause)
+            self._events.note("requeued", jobs, self._out.now, cause)
         wished = [j for j in jobs if j.cancel_wished]
         late = [j for j in jobs if self._late(j) and not j.cancel_wished]
         for job in jobs:
@@ -1431,7 +1386,7 @@ class Coordinator:
     def _clock_set(self, seconds: float) -> None:
         """The wall clock was set: pauses and times to begin are durations, and end when they would have ended. What
         was due stays due."""
-        self._fact("clock_jumped", seconds=seconds)
+        self._out.fact("clock_jumped", seconds=seconds)
         self._keys.clock_set(seconds)
         self._orders.clock_jumped(self._wall)
         self._roster.clock_set(seconds)
@@ -1556,7 +1511,7 @@ class Coordinator:
                     if record.spec.by_value:
                         self._functions.learn(record, hook.code)
                 except BadSpec as e:
-                    self._fact("unexpected", reason=f"a hook of {job.record.spec.name}: {e}")
+                    self._out.fact("unexpected", reason=f"a hook of {job.record.spec.name}: {e}")
                     continue
                 about = inquiries.of_ended(job, OUTCOMES[outcome], b"" if well else payload, dead, self._wall)
                 arguments = Arguments(plain_call([about], hook.kwargs), None, 0)
@@ -1578,7 +1533,7 @@ class Coordinator:
         if kill and job.state in (State.LEASED, State.RUNNING) and job.cancel_wished is not Wish.ENDED:
             job.cancel_wished = Wish.ENDED
             self._journal.standing(job)
-            self._send(job.node, Interrupt([job.token], 0))
+            self._out.send(job.node, Interrupt([job.token], 0))
         else:
             self._cancel_jobs([job], running=True)
 
@@ -1586,9 +1541,9 @@ class Coordinator:
         try:
             full = self._admission.full()
             body = self._orders.answer(client.namespace, client.identity.owner, message.about, self._wall, full)
-            self._send(client, Answer(message.ask, "", body))
+            self._out.send(client, Answer(message.ask, "", body))
         except ValueError as e:
-            self._send(client, Answer(message.ask, str(e), {}))
+            self._out.send(client, Answer(message.ask, str(e), {}))
 
     def _follow(self) -> None:
         """Tell those who waited for jobs that have ended, or that nobody knows; ends may follow from ends."""
@@ -1669,8 +1624,7 @@ class Coordinator:
         for (name, grace_ms), some in tokens.items():
             node = self._roster.get(name)
             assert node is not None
-            self._active[id(node)] = node
-            self._send(node, Interrupt(some, grace_ms))
+            self._out.tell(node, Interrupt(some, grace_ms))
 
     def _cancel_ready(self, job: Job) -> None:
         if job.state is State.READY:
@@ -1679,16 +1633,14 @@ class Coordinator:
         self._end(job, Cause.CANCELLED, Outcome.CANCELLED, Failure("Cancelled", text).encode())
 
     def _not_cancelled(self, client: Client, ids: list[bytes]) -> None:
-        self._active[id(client)] = client
-        self._send(client, NotCancelled(ids))
+        self._out.tell(client, NotCancelled(ids))
 
     def _retract(self, node: Node, jobs: list[Job]) -> None:
         asked = [j for j in jobs if not j.retracting]
         for job in asked:
             job.retracting = True
         if asked:
-            self._active[id(node)] = node
-            self._send(node, Retract([j.token for j in asked]))
+            self._out.tell(node, Retract([j.token for j in asked]))
 
     # ------------------------------------------------------------------------------- peers that go
 
@@ -1698,7 +1650,7 @@ class Coordinator:
             peer.reachable = False
             peer.closed_at = self._now
             if isinstance(peer, Node):
-                self._fact("node_suspect", node=peer.name, reason="its connection is closed")
+                self._out.fact("node_suspect", node=peer.name, reason="its connection is closed")
 
     def _client_took(self, client: Client, message: Taken) -> None:
         arrived = self._exchange.taken(client, message)
@@ -1720,7 +1672,7 @@ class Coordinator:
         self._admission.held.pop(client, None)
         bound = [job for job in client.jobs.values() if job.record.spec.rules.client_bound]
         self._cancel_jobs(bound)
-        self._fact("client_forgotten", session=client.session.hex(), reason=reason)
+        self._out.fact("client_forgotten", session=client.session.hex(), reason=reason)
         self._drop_owed(client)
         self._exchange.forget(client)
         if self._routes.get(client.route) is client:
@@ -1754,7 +1706,7 @@ class Coordinator:
             else:
                 self._taken_back(job, back, f"node {node.name} {reason}")
         if jobs or counted:
-            self._fact("node_lost", len(jobs), node=node.name, session=node.session.hex(), reason=reason)
+            self._out.fact("node_lost", len(jobs), node=node.name, session=node.session.hex(), reason=reason)
         self._push_back(back, f"node {node.name} is gone ({reason})")
         self._journal.node_gone(node)
         self._land()
@@ -1789,22 +1741,21 @@ class Coordinator:
         self._roster.bar(name, clear_at)
         self._journal.setting(BARRED + name, _MOMENT.pack(clear_at))
         node = self._roster.get(name)
-        self._fact("node_barred", 0 if node is None else node.outstanding, node=name, owner=owner)
+        self._out.fact("node_barred", 0 if node is None else node.outstanding, node=name, owner=owner)
         if node is not None:
             self._retract(node, [job for job in node.leases if job.state is State.LEASED])
 
     def _admit(self, name: str, owner: str) -> None:
         self._roster.admit(name)
         self._journal.setting(BARRED + name, None)
-        self._fact("node_admitted", node=name, owner=owner)
+        self._out.fact("node_admitted", node=name, owner=owner)
 
     def _clear(self, node: Node) -> None:
         """The time to drain is over: what runs still runs again elsewhere, but for what must not start twice."""
         jobs = [job for job in node.leases if not job.once]
         if not jobs:
             return
-        self._active[id(node)] = node
-        self._send(node, Discard([job.token for job in jobs]))
+        self._out.tell(node, Discard([job.token for job in jobs]))
         back: list[Job] = []
         for job in jobs:
             node.leases.end(job.token)
@@ -1814,7 +1765,7 @@ class Coordinator:
     # ------------------------------------------------------------------------------- what silence decides
 
     def _stalled(self, seconds: float) -> None:
-        self._fact("stalled", seconds=seconds)
+        self._out.fact("stalled", seconds=seconds)
         for peer in (*self._clients, *self._roster):
             peer.heard_at += seconds
             peer.closed_at += seconds
@@ -1836,13 +1787,13 @@ class Coordinator:
                 self._node_gone(node, "its connection is closed and no new one came")
             elif silent >= times.suspect_s and not node.suspect:
                 node.suspect = True
-                self._fact("node_suspect", node=node.name, reason=f"silent for {silent:.1f} s")
+                self._out.fact("node_suspect", node=node.name, reason=f"silent for {silent:.1f} s")
                 # Asking tells a closed connection from a silent agent: the transport refuses the former.
-                self._send(node, Pulse())
+                self._out.send(node, Pulse())
             elif self._unheard(node):
                 pass
             elif silent >= 1.5 * times.heartbeat_s and node.reachable:
-                self._send(node, Pulse())
+                self._out.send(node, Pulse())
             if node.outstanding > node.slots:
                 pause = min(pause, STUCK_S)
         for client in list(self._clients):
@@ -1858,7 +1809,7 @@ class Coordinator:
         self._bound_owed()
         self._relieve()
         self._waiting.watch(self._ready, self._roster, now)
-        self._tell(self._waiting.words(self._ready, self._roster, now))
+        self._out.tell_all(self._waiting.words(self._ready, self._roster, now))
         self._exchange.relieve(now - times.suspect_s)
         self._ready.tidy()
         if len(self._timers) > TIMERS_PER_TURN + 2 * (self._admission.jobs + len(self._keys)):
@@ -1866,7 +1817,7 @@ class Coordinator:
         if now >= self._prune_at:
             self._prune_at = math.inf  # until it is answered
             before = self._ages.before(self._limits.keep_outcomes_s, self._wall)
-            self._turn.after_commit.append(PruneOutcomes(before, self._limits.keep_outcomes, PRUNE_SLICE, self._wall))
+            self._out.do(PruneOutcomes(before, self._limits.keep_outcomes, PRUNE_SLICE, self._wall))
         if now >= self._clock_at:
             self._clock_at = now + CLOCK_EVERY_S
             self._journal.setting(CLOCK_SETTING, None)  # which it writes with all that is written
@@ -1912,48 +1863,14 @@ class Coordinator:
     # ------------------------------------------------------------------------------- ending a turn
 
     def _settle(self) -> None:
-        """One look at every peer that had to do with this turn: results, credit, acknowledgements."""
-        now = self._now
-        if self._exchange.words:
-            self._tell(self._exchange.words)
-            self._exchange.words = []
-        still: dict[int, Peer] = {}
-        for key, peer in self._active.items():
-            if isinstance(peer, Client) and peer.left:
-                continue
-            if not peer.reachable:
-                continue
-            if isinstance(peer, Client):
-                while (batch := peer.next_results(self._limits.results_in_flight)) is not None:
-                    rows, message = batch
-                    self._send(peer, message)
-                    peer.sent.append((peer.link.sent, rows))
-                    peer.told, peer.told_due = peer.accepted, None
-                if peer.told != peer.accepted:
-                    if peer.told_due is None:
-                        peer.told_due = now + ACCEPT_DELAY_S
-                    if now >= peer.told_due or peer.accepted - peer.told >= ACCEPT_EVERY:
-                        peer.told, peer.told_due = peer.accepted, None
-                        self._send(peer, Accepted(peer.accepted))
-                    else:
-                        still[key] = peer
-            if peer.outgoing:
-                self._exchange.duties(peer)
-            if peer.pulse_owed:
-                self._send(peer, Pulse())
-            due = peer.link.ack_due()
-            if due is not None:
-                if now >= due:
-                    self._send(peer, Pulse())
-                else:
-                    still[key] = peer
-        self._active = still
+        """Whoever had to do with this turn is told, and what nobody needs any more is let go."""
+        self._out.settle()
         self._journal.forget(self._functions)
         for sha in self._functions.dropped:
             self._exchange.release(sha)
         self._functions.dropped.clear()
         if self._exchange.effects:
-            self._turn.after_commit += self._exchange.effects
+            self._out.turn.after_commit += self._exchange.effects
             self._exchange.effects = []
 
     def _measure(self) -> None:
@@ -1968,7 +1885,7 @@ class Coordinator:
             "payloads_bytes": self._payloads.bytes,
             **self._orders.figures,
         }
-        self._fact(
+        self._out.fact(
             "measured",
             self._admission.jobs,
             queues=figures.queues(self._queues, self._ready),
@@ -2022,9 +1939,9 @@ class Coordinator:
             by_house.setdefault(job.client, []).append(job)
         for house, some in by_house.items():
             self._journal.accepted(house, some)
-            self._note("accepted", some)
+            self._events.note("accepted", some, self._out.now)
             self._relieve_memory(some)
-            self._fact("jobs_accepted", len(some), session=house.session.hex(), queues=figures.by_queue(some))
+            self._out.fact("jobs_accepted", len(some), session=house.session.hex(), queues=figures.by_queue(some))
 
     def _status(self) -> dict[str, Any]:
         load = answers.load(self._roster)
@@ -2083,7 +2000,3 @@ def _unknown(wanted: Wanted, expired: bool) -> Owed:
         return Owed(wanted.counter, Outcome.FAILED, failure.encode(), None)
     failure = Failure("JobLost", "the coordinator was restarted and no longer knows the job")
     return Owed(wanted.counter, Outcome.LOST, failure.encode(), None)
-
-
-def _name(peer: Peer) -> str:
-    return f"node {peer.name}" if isinstance(peer, Node) else f"session {peer.session.hex()}"

@@ -85,6 +85,10 @@ class Node(Peer):
     def __post_init__(self) -> None:
         self.leases = Leases(self.name, self.resources)
 
+    @property
+    def called(self) -> str:
+        return f"node {self.name}"
+
     def weigh(self, now: float, weight: float) -> None:
         """What its load is worth now; ``weight``: of all loads."""
         load = placement.faded(self.load, now - self.load_at) if self.load else 0.0
