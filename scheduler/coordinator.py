@@ -26,7 +26,7 @@ from cluster.actor import (
     Unroutable,
     WallClockJumped,
 )
-from cluster.config import MAX_HELD, PROTOCOL, CoordinatorLimits, Times
+from cluster.config import PROTOCOL, CoordinatorLimits, Times
 from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
 from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, End, Failure, Hook, Outcome, plain_call
 from cluster.messages import (
@@ -65,12 +65,12 @@ from cluster.session import Link, Verdict
 from scheduler import ages, answers, events, figures, inquiries, keys, names, retries
 from scheduler.admission import Admission
 from scheduler.adrift import Adrift
-from scheduler.assigning import Batch
 from scheduler.clients import Client, Clients, Owed
+from scheduler.dealer import Dealer
 from scheduler.dependencies import Dependencies
 from scheduler.desk import Books, Desk, Verbs
 from scheduler.exchange import Exchange
-from scheduler.functions import Demand, Functions, Line, Record, RunTime
+from scheduler.functions import Functions, Record
 from scheduler.journal import (
     CLOCK_SETTING,
     ArgumentsDropped,
@@ -82,19 +82,17 @@ from scheduler.journal import (
     PayloadsRead,
     PruneOutcomes,
     ReadOutcomes,
-    ReadPayloads,
     SpaceMeasured,
     Wanted,
     node_about,
 )
 from scheduler.lifecycle import Cause, Job, State, Wish, move
 from scheduler.outbox import Outbox
-from scheduler.payloads import AHEAD, Payloads
+from scheduler.payloads import Payloads
 from scheduler.peers import Peer
-from scheduler.placement import Chance, prefill
-from scheduler.queues import SETTING, Queue, Queues
-from scheduler.ready_queue import ReadyQueue, Waiters
-from scheduler.rooms import RESERVE_AFTER_S, Rooms, reserve
+from scheduler.placement import Chance
+from scheduler.queues import SETTING, Queues
+from scheduler.ready_queue import ReadyQueue
 from scheduler.roster import BARRED, LoadsQueried, Node, Roster
 from scheduler.standing_orders import House, StandingOrders
 from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
@@ -164,7 +162,6 @@ class Coordinator:
         self._waiting = WaitingJobs()
         self._exchange = Exchange()
         self._routes: dict[bytes, Peer] = {}
-        self._token = first_token(epoch)
         self._rank = 0
         self._admission = Admission(self._limits)
         self._payloads = Payloads(self._limits.payload_memory_bytes)
@@ -178,6 +175,17 @@ class Coordinator:
         self._judge_at = 0.0
         self._journal = Journal(recovered, self._functions)
         self._prune_at = self._clock_at = math.inf
+        self._dealer = Dealer(
+            first_token(epoch),
+            chance,
+            self._limits,
+            self._ready,
+            self._roster,
+            self._payloads,
+            self._journal,
+            self._events,
+            self._out,
+        )
         self._ages = ages.Ages(recovered.settings.get(ages.SETTING) if recovered else None)
         self._adrift = Adrift()
         self._orders = StandingOrders(
@@ -267,7 +275,7 @@ class Coordinator:
         self._follow()
         self._fire_hooks()
         self._keep_orders()
-        self._place()
+        self._dealer.deal()
         self._let_go_on()
         if drained and now.mono >= self._judge_at:
             self._judge()
@@ -922,7 +930,7 @@ class Coordinator:
             for row_, job in self._keyed:
                 self._journal.key(row_, job)
             self._keyed.clear()
-            self._relieve_memory(accepted)
+            self._payloads.bound(accepted, self._journal.keeps)
             queues = figures.by_queue(accepted)
             self._out.fact("jobs_accepted", len(accepted), session=client.session.hex(), queues=queues)
         if full:
@@ -966,13 +974,6 @@ class Coordinator:
         if not self._attach(client, counter, kept.job):
             self._look_up([Wanted(kept.job, client.session, counter)])
         return True
-
-    def _relieve_memory(self, jobs: Iterable[Job]) -> None:
-        """Payloads that the store has and that are not needed soon go, if there are too many."""
-        if self._payloads.full:
-            for job in jobs:
-                if self._journal.keeps(job):
-                    self._payloads.relieve(job)
 
     def _unneeded(self, client: Client, message: Submit, count: int) -> None:
         """What no job has taken over: the first ``count`` rows were known already, or refused."""
@@ -1029,116 +1030,6 @@ class Coordinator:
         failure = Failure(kind, f"the coordinator did not take the job: {why}").encode()
         client.owe(Owed(counter, Outcome.FAILED, failure, None))
         return job_id(client.session, counter), failure
-
-    # ------------------------------------------------------------------------------- placing
-
-    def _place(self) -> None:
-        """Deal ready jobs out, whose turn it is first, as far as there is room."""
-        ready, roster = self._ready, self._roster
-        roster.reserved = None
-        if not ready or not len(roster):
-            return
-        batches: dict[int, tuple[Node, Batch]] = {}
-        rooms: dict[tuple[Demand, int, bool], Rooms] = {}
-        shut: set[tuple[str, Line]] = set()
-        """Lines of which nothing more can go in this turn."""
-
-        def may_go(queue: Queue, line: Line) -> bool:
-            return queue.room != 0 and (queue.name, line) not in shut
-
-        absent: dict[int, Waiters] = {}
-        room: Rooms | None = None
-        last: Record | None = None
-        time, once = None, False
-        turn = ready.turn(may_go)
-        while turn is not None:
-            job = turn.job
-            record: Record = job.record
-            if room is None or record is not last:
-                last, queue, claims, demand = record, record.queue, record.claims, record.line.demand
-                if room is None or demand != room.demand or record.time is not time or record.once is not once:
-                    time, once = record.time, record.once
-                    room = rooms.get((demand, id(time), once))
-                    if room is None:
-                        room = rooms[demand, id(time), once] = self._rooms(demand, time, once)
-                        if roster.reserved is not None:
-                            room.keep_clear(roster.reserved)
-            avoid = job.story[-1].node if job.story else ""
-            node = None if job.absent else room.choose(self._chance, queue, avoid, claims)
-            if node is None:
-                shut.add((queue.name, record.line))
-                if self._payloads.absent and room.nodes:
-                    absent[id(turn.line)] = turn.line
-                turn = ready.turn(may_go)
-                if turn is not None and roster.reserved is None and self._wall - job.since > RESERVE_AFTER_S:
-                    self._reserve(job, rooms.values())
-                continue
-            ready.pop(turn)
-            self._lease(job, node)
-            entry = batches.get(id(node))
-            if entry is None:
-                entry = batches[id(node)] = (node, Batch())
-            entry[1].add(job)
-            if entry[1].full:
-                self._assign(*batches.pop(id(node)))
-            following = ready.same_line(turn) if queue.settings.max_running is None else None
-            if following is None:
-                if self._payloads.absent:
-                    absent[id(turn.line)] = turn.line
-                following = ready.turn(may_go)
-            turn = following
-        for node, batch in batches.values():
-            self._assign(node, batch)
-        for line in absent.values():
-            self._read_ahead(line)
-
-    def _reserve(self, job: Job, rooms: Iterable[Rooms]) -> None:
-        """Keep a node clear for it of what comes after it."""
-        reserved = None if job.absent else reserve(job, self._roster.fitting(job.record.line.demand))
-        if reserved is not None:
-            self._roster.reserved = reserved
-            for room in rooms:
-                room.keep_clear(reserved)
-
-    def _rooms(self, demand: Demand, time: RunTime, once: bool) -> Rooms:
-        limits = self._limits
-        mean_s = 0.0 if once else time.mean_s
-        nodes = [n for n in self._roster.fitting(demand) if n.placeable]
-        most = {
-            id(n): min(MAX_HELD // 2, n.slots + prefill(n.slots, mean_s, limits.prefill_s, limits.prefill_max))
-            for n in nodes
-        }
-        return Rooms(demand, [n for n in nodes if n.outstanding < most[id(n)]], most, time.ran_on)
-
-    def _read_ahead(self, line: Waiters) -> None:
-        """Have payloads at hand a little before their turn."""
-        some = self._ready.next(line, AHEAD)
-        if any(job.absent for job in some[:: AHEAD // 2]):
-            ranks = self._payloads.wanted(some)
-            if ranks:
-                self._out.do(ReadPayloads(ranks))
-
-    def _lease(self, job: Job, node: Node) -> None:
-        move(job, Cause.PLACED)
-        job.attempt += 1
-        if job.story:  # an earlier attempt may have come home, and is the present one then
-            job.attempt = max(job.attempt, 1 + max(tried.number for tried in job.story))
-        job.token = self._token
-        self._token += 1
-        job.node = node
-        if node.surplus_since is None:
-            node.surplus_since = self._now
-        node.leases.grant(job)
-        if job.once:
-            self._journal.standing(job)
-
-    def _assign(self, node: Node, batch: Batch) -> None:
-        self._out.send(node, batch.message(node.code))
-        self._relieve_memory(batch.jobs)
-        self._out.active[id(node)] = node
-        waits = figures.waits(batch.records, batch.spec_of, batch.jobs, self._wall)
-        self._out.fact("jobs_assigned", len(batch.jobs), node=node.name, waits=waits)
-        self._events.note("assigned", batch.jobs, self._out.now, node.name)
 
     # ------------------------------------------------------------------------------- what nodes say
 
@@ -1940,7 +1831,7 @@ class Coordinator:
         for house, some in by_house.items():
             self._journal.accepted(house, some)
             self._events.note("accepted", some, self._out.now)
-            self._relieve_memory(some)
+            self._payloads.bound(some, self._journal.keeps)
             self._out.fact("jobs_accepted", len(some), session=house.session.hex(), queues=figures.by_queue(some))
 
     def _status(self) -> dict[str, Any]:

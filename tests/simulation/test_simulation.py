@@ -27,6 +27,7 @@ from scheduler import names, retries
 from scheduler.adrift import Adrift
 from scheduler.clients import Client
 from scheduler.coordinator import Coordinator
+from scheduler.dealer import Dealer
 from scheduler.exchange import Exchange
 from scheduler.journal import Journal, ReadOutcomes
 from scheduler.leases import Leases
@@ -729,22 +730,22 @@ def blobs_that_rows_name_do_not_outlive_the_coordinator(patch: pytest.MonkeyPatc
 
 @sabotage(late_results)
 def a_result_counts_whatever_its_token(patch: pytest.MonkeyPatch) -> None:
-    lease, results = Coordinator._lease, Coordinator._results
+    lease, results = Dealer._lease, Coordinator._results
 
-    def leases(self: Coordinator, job: Job, node: Node) -> None:
+    def leases(self: Dealer, job: Job, node: Node) -> None:
         lease(self, job, node)
         vars(self).setdefault("given", {})[job.token] = job
 
     def takes(self: Coordinator, node: Node, message: Finished) -> None:
         for token in message.tokens:
-            job = vars(self).get("given", {}).get(token)
+            job = vars(self._dealer).get("given", {}).get(token)
             if job is not None and job.token != token and job.state in (State.LEASED, State.RUNNING):
                 job.node.leases.end(job.token)
                 job.node, job.token = node, token
                 node.leases.grant(job)
         results(self, node, message)
 
-    patch.setattr(Coordinator, "_lease", leases)
+    patch.setattr(Dealer, "_lease", leases)
     patch.setattr(Coordinator, "_results", takes)
 
 
@@ -852,11 +853,11 @@ def client_forgets_the_first_of_what_was_held(patch: pytest.MonkeyPatch) -> None
 
 @sabotage(full_memory)
 def payloads_are_dropped_that_no_row_has(patch: pytest.MonkeyPatch) -> None:
-    def relieves(self: Coordinator, jobs: Iterable[Job]) -> None:
+    def relieves(self: Payloads, jobs: Iterable[Job], keeps: Any) -> None:
         for job in jobs:
-            self._payloads.relieve(job)
+            self.relieve(job)
 
-    patch.setattr(Coordinator, "_relieve_memory", relieves)
+    patch.setattr(Payloads, "bound", relieves)
 
 
 @sabotage(deep_queue)
