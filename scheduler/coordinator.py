@@ -26,7 +26,7 @@ from cluster.actor import (
     Unroutable,
     WallClockJumped,
 )
-from cluster.config import PROTOCOL, CoordinatorLimits, Times
+from cluster.config import CoordinatorLimits, Times
 from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
 from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, End, Failure, Hook, Outcome, plain_call
 from cluster.messages import (
@@ -50,8 +50,6 @@ from cluster.messages import (
     NodeHello,
     NotCancelled,
     Pulse,
-    Refusal,
-    Resync,
     Retract,
     Returned,
     Saved,
@@ -59,16 +57,16 @@ from cluster.messages import (
     Submit,
     Taken,
     Watch,
-    Welcome,
 )
-from cluster.session import Link, Verdict
-from scheduler import ages, answers, events, figures, inquiries, keys, names, retries
+from cluster.session import Link
+from scheduler import ages, answers, events, figures, inquiries, keys, retries
 from scheduler.admission import Admission
 from scheduler.adrift import Adrift
 from scheduler.clients import Client, Clients, Owed
 from scheduler.dealer import Dealer
 from scheduler.dependencies import Dependencies
 from scheduler.desk import Books, Desk, Verbs
+from scheduler.door import Door
 from scheduler.exchange import Exchange
 from scheduler.functions import Functions, Record
 from scheduler.journal import (
@@ -161,7 +159,6 @@ class Coordinator:
         self._roster = Roster()
         self._waiting = WaitingJobs()
         self._exchange = Exchange()
-        self._routes: dict[bytes, Peer] = {}
         self._rank = 0
         self._admission = Admission(self._limits)
         self._payloads = Payloads(self._limits.payload_memory_bytes)
@@ -175,6 +172,19 @@ class Coordinator:
         self._judge_at = 0.0
         self._journal = Journal(recovered, self._functions)
         self._prune_at = self._clock_at = math.inf
+        self._door = Door(
+            epoch,
+            version,
+            self._times,
+            self._limits,
+            self._clients,
+            self._roster,
+            self._journal,
+            self._admission,
+            self._waiting,
+            self._out,
+            self._node_gone,
+        )
         self._dealer = Dealer(
             first_token(epoch),
             chance,
@@ -262,7 +272,7 @@ class Coordinator:
                 case LoadsQueried():
                     self._loads_queried(event)
                 case Unroutable():
-                    self._unroutable(event.route)
+                    self._door.closed(event.route)
                 case Garbled():
                     garbled[event.reason] = garbled.get(event.reason, 0) + 1
                 case Stalled():
@@ -303,46 +313,19 @@ class Coordinator:
     def _received(self, event: Received) -> None:
         message = event.message
         if isinstance(message, ClientHello):
-            self._client_hello(event, message)
+            self._door.client_hello(event, message)
             return
         if isinstance(message, NodeHello):
-            self._node_hello(event, message)
+            node = self._door.node_hello(event, message)
+            if node is not None:
+                self._adopt(node, message)
+                self._reconcile(node, message.tokens)
             return
-        peer = self._routes.get(event.route)
-        if peer is None or peer.identity.key != event.identity.key:
-            self._out.reply(event, Resync("not known here"))
-            return
-        verdict = peer.link.take(event.header, message, self._now)
-        if verdict is Verdict.GAP:
-            self._resync(peer, "messages were lost on the way")
-            return
-        if verdict is not Verdict.NEXT:
-            return
-        self._heard(peer)
+        peer = self._door.hear(event)
         if isinstance(peer, Client):
             self._from_client(peer, message)
-        else:
-            assert isinstance(peer, Node)
+        elif isinstance(peer, Node):
             self._from_node(peer, message)
-
-    def _resync(self, peer: Peer, reason: str) -> None:
-        """Have the peer join again; the word is repeated for a link only after a heartbeat, in case it was lost."""
-        if peer.resync_asked == peer.link.number and self._now - peer.resync_at < self._times.heartbeat_s:
-            return
-        peer.resync_asked, peer.resync_at = peer.link.number, self._now
-        self._out.fact("resync", peer=peer.called, reason=reason)
-        self._out.do(peer.plain(Resync(reason)))
-
-    def _heard(self, peer: Peer) -> None:
-        peer.heard_at = self._now
-        peer.reachable = True
-        if peer.unacked_since is not None:
-            peer.acknowledged(self._now)
-        self._out.active[id(peer)] = peer
-        if peer.suspect:
-            peer.suspect = False
-            if isinstance(peer, Node):
-                self._out.fact("node_back", node=peer.name)
 
     def _from_client(self, client: Client, message: Message) -> None:
         client.acknowledge()
@@ -434,167 +417,6 @@ class Coordinator:
                 self._client_lost(peer, event.sha)
 
     # ------------------------------------------------------------------------------- joining
-
-    def _refuse(self, event: Received, code: str, text: str) -> None:
-        self._out.fact("peer_refused", reason=text)
-        self._out.reply(event, Refusal(code, text))
-
-    def _fit_to_join(self, event: Received, role: str, protocol: int, version: str, session: bytes) -> bool:
-        if protocol != PROTOCOL:
-            self._refuse(
-                event,
-                "version",
-                f"this coordinator (ganger {self._version}) speaks protocol {PROTOCOL}, the {role} "
-                f"(ganger {version}) speaks {protocol}: install the same version on both sides",
-            )
-        elif event.identity.role not in (role, "owner"):
-            self._refuse(
-                event,
-                "role",
-                f"the key {event.identity.owner!r} is for a {event.identity.role}, not for a {role}: "
-                f"use the connection file {role}.json",
-            )
-        elif len(session) != SESSION_BYTES:
-            self._refuse(event, "version", f"a session id has {SESSION_BYTES} bytes")
-        else:
-            return True
-        return False
-
-    def _bind(self, peer: Peer, event: Received) -> None:
-        if self._routes.get(peer.route) is peer:
-            del self._routes[peer.route]
-        peer.rebind(event.route, event.header.link, self._now)
-        other = self._routes.get(event.route)
-        if other is not None:
-            other.reachable = False
-            other.closed_at = self._now
-        self._routes[event.route] = peer
-        self._out.active[id(peer)] = peer
-
-    def _client_hello(self, event: Received, hello: ClientHello) -> None:
-        if not self._fit_to_join(event, "client", hello.protocol, hello.version, hello.session):
-            return
-        identity = event.identity
-        client = self._clients.get(hello.session)
-        if client is not None and client.identity.key != identity.key:
-            self._refuse(event, "name", "this session id belongs to another key")
-            return
-        namespace = hello.namespace or identity.namespace
-        if namespace != identity.namespace and identity.role != "owner":
-            self._refuse(
-                event,
-                "namespace",
-                f"the key {identity.owner!r} is for namespace {identity.namespace!r}, not {namespace!r}",
-            )
-            return
-        if client is not None and event.header.link <= client.link.number:
-            return  # a late copy of an earlier hello
-        kept = self._journal.session(hello.session)
-        if kept is not None and kept.key != identity.key:
-            self._refuse(event, "name", "this session id belongs to another key")
-            return
-        known = client is not None and not client.forgotten
-        if client is None:
-            if len(self._clients) >= self._limits.max_sessions:
-                self._refuse(event, "full", f"{len(self._clients)} client sessions are the limit (max_sessions)")
-                return
-            client = Client(
-                hello.session,
-                identity,
-                event.route,
-                Link(),
-                self._now,
-                namespace=namespace,
-                accepted=kept.accepted if kept else 0,
-                forgotten=hello.epoch == self.epoch,  # it knows this epoch, which knew it once
-            )
-            self._clients.add(client)
-        client.accepted = max(client.accepted, hello.accepted)  # what leaves no rows may be above those that do
-        self._waiting.relinked(client)
-        self._bind(client, event)
-        client.owe_again()
-        client.left = False
-        client.told, client.told_due = client.accepted, None
-        client.held, client.resumed_at = False, 0
-        self._admission.held.pop(client, None)
-        # A client that has not heard of this epoch yet has not been told either what the last one took with it.
-        resumed = known and hello.epoch == self.epoch
-        self._out.send(client, self._welcome(resumed, client.accepted, kept is not None))
-        self._out.fact(
-            "client_joined", session=client.session.hex(), namespace=client.namespace, link=client.link.number
-        )
-
-    def _welcome(self, known: bool, accepted: int, kept: bool = False) -> Welcome:
-        return Welcome(self.epoch, known, accepted, self._times.heartbeat_s, self._times.lease_s, kept)
-
-    def _node_hello(self, event: Received, hello: NodeHello) -> None:
-        if not self._fit_to_join(event, "node", hello.protocol, hello.version, hello.session):
-            return
-        node = self._roster.get(hello.name)
-        if node is not None and node.session != hello.session:
-            if not names.succeeds(hello, node):
-                self._contest(event, hello, node)
-                return
-            self._node_gone(node, "a new life of it has come")
-            node = None
-        if node is not None and node.identity.key != event.identity.key:
-            self._refuse(event, "name", "this session id belongs to another key")
-            return
-        if node is not None and event.header.link <= node.link.number:
-            return  # a late copy of an earlier hello
-        known = node is not None
-        if node is None:
-            if len(self._roster) >= self._limits.max_nodes:
-                self._refuse(event, "full", f"{len(self._roster)} nodes are the limit (max_nodes)")
-                return
-            node = Node(
-                hello.session,
-                event.identity,
-                event.route,
-                Link(),
-                self._now,
-                name=hello.name,
-                incarnation=hello.incarnation,
-                previous=hello.previous[:SESSION_BYTES],
-                lock=hello.lock,
-                host=hello.host,
-                pid=hello.pid,
-                python=hello.python,
-                slots=max(1, hello.slots),
-                labels=hello.labels,
-                queues=tuple(hello.queues),
-                resources=hello.resources,
-            )
-            self._roster.add(node)
-            self._journal.node(node)
-        self._bind(node, event)
-        node.code.clear()
-        self._out.send(node, self._welcome(known, 0))
-        self._out.fact("node_joined", node=node.name, slots=node.slots, host=node.host, link=node.link.number)
-        self._adopt(node, hello)
-        self._reconcile(node, hello.tokens)
-
-    def _contest(self, event: Received, hello: NodeHello, holder: Node) -> None:
-        """Refuse who claims a living node's name; leave it without an answer, which it asks for again, till we know."""
-        if names.proved_alive(hello, holder):
-            del holder.claims[hello.session]
-            self._refuse(event, "name", names.refusal(hello, holder))
-            return
-        if not names.asked(hello, holder) and holder.reachable:
-            self._out.send(holder, Retract([]))  # it asks for nothing, and is owed an acknowledgement soon
-            names.claim(hello, holder)
-            return
-        silent = self._now - holder.heard_at
-        quiet = not holder.placeable or silent >= 1.5 * self._times.heartbeat_s
-        if quiet and self._now - holder.claims_told_at >= self._times.lease_s:
-            holder.claims_told_at = self._now
-            self._out.fact(
-                "name_contested",
-                node=holder.name,
-                rival=f"host {hello.host}, process {hello.pid}",
-                holder=f"host {holder.host}, process {holder.pid}",
-                silent=silent,
-            )
 
     def _reconcile(self, node: Node, tokens: list[int]) -> None:
         """What the node holds is settled by its own word: the rest never arrived, and costs nothing."""
@@ -1535,14 +1357,6 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------- peers that go
 
-    def _unroutable(self, route: bytes) -> None:
-        peer = self._routes.pop(route, None)
-        if peer is not None and peer.route == route:
-            peer.reachable = False
-            peer.closed_at = self._now
-            if isinstance(peer, Node):
-                self._out.fact("node_suspect", node=peer.name, reason="its connection is closed")
-
     def _client_took(self, client: Client, message: Taken) -> None:
         arrived = self._exchange.taken(client, message)
         if arrived or message.sha not in self._exchange or message.through >= self._exchange.size(message.sha):
@@ -1566,9 +1380,7 @@ class Coordinator:
         self._out.fact("client_forgotten", session=client.session.hex(), reason=reason)
         self._drop_owed(client)
         self._exchange.forget(client)
-        if self._routes.get(client.route) is client:
-            del self._routes[client.route]
-        client.reachable = False
+        self._door.shut(client)
         if not client.jobs:
             self._clients.remove(client)
 
@@ -1583,9 +1395,7 @@ class Coordinator:
         """The node's leases end now. ``counted``: against the jobs' budgets for lost nodes."""
         self._roster.remove(node)
         self._exchange.forget(node)
-        if self._routes.get(node.route) is node:
-            del self._routes[node.route]
-        node.reachable = False
+        self._door.shut(node)
         jobs = node.leases.end_all()
         back: list[Job] = []
         for job in jobs:
@@ -1721,7 +1531,7 @@ class Coordinator:
             return False
         if not peer.reachable:
             return False
-        self._resync(peer, "it does not acknowledge")
+        self._door.resync(peer, "it does not acknowledge")
         return True
 
     def _bound_owed(self) -> None:

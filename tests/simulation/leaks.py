@@ -104,7 +104,7 @@ def _of_coordinator(machine: CoordinatorMachine, world: World) -> Iterator[str]:
         yield f"{len(shelf - disk)} blobs are on the shelf alone, {len(disk - shelf)} on the disk alone"
     if machine.disk.parts:
         yield f"parts of {len(machine.disk.parts)} blobs lie on the disk"
-    if any(route != peer.route for route, peer in it._routes.items()):
+    if any(route != peer.route for route, peer in it._door._routes.items()):
         yield "a route leads to a peer that has another"
 
 

@@ -28,6 +28,7 @@ from scheduler.adrift import Adrift
 from scheduler.clients import Client
 from scheduler.coordinator import Coordinator
 from scheduler.dealer import Dealer
+from scheduler.door import Door
 from scheduler.exchange import Exchange
 from scheduler.journal import Journal, ReadOutcomes
 from scheduler.leases import Leases
@@ -416,20 +417,20 @@ def link_takes_a_gap_as_next(patch: pytest.MonkeyPatch) -> None:
 
 @sabotage(first=4)
 def coordinator_says_resumed_to_whom_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
-    welcome = Coordinator._welcome
-    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted, kept=False: welcome(self, True, accepted))
+    welcome = Door._welcome
+    patch.setattr(Door, "_welcome", lambda self, known, accepted, kept=False: welcome(self, True, accepted))
 
 
 @sabotage()
 def coordinator_does_not_say_what_it_has_accepted(patch: pytest.MonkeyPatch) -> None:
-    submit, welcome = Coordinator._submit, Coordinator._welcome
+    submit, welcome = Coordinator._submit, Door._welcome
 
     def submits(self: Coordinator, client: Any, message: Any) -> None:
         client.accepted = min(client.accepted, message.first - 1)
         submit(self, client, message)
 
     patch.setattr(Coordinator, "_submit", submits)
-    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, 0))
+    patch.setattr(Door, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, 0))
 
 
 @sabotage()
@@ -444,16 +445,17 @@ def lost_nodes_keep_their_leases(patch: pytest.MonkeyPatch) -> None:
 
 @sabotage(first=2)
 def jobs_are_placed_again_while_their_node_is_only_silent(patch: pytest.MonkeyPatch) -> None:
-    unroutable = Coordinator._unroutable
+    closed = Door.closed
 
-    def hasty(self: Coordinator, route: bytes) -> None:
+    def hasty(self: Door, route: bytes) -> None:
         peer = self._routes.get(route)
-        unroutable(self, route)
+        closed(self, route)
         if isinstance(peer, Node):
             jobs: list[Job] = list(peer.leases)
-            self._requeue(peer, [job for job in jobs if job.state.value == "leased"])
+            coordinator = vars(self)["_gone"].__self__
+            coordinator._requeue(peer, [job for job in jobs if job.state.value == "leased"])
 
-    patch.setattr(Coordinator, "_unroutable", hasty)
+    patch.setattr(Door, "closed", hasty)
 
 
 @sabotage(first=9)
@@ -706,8 +708,8 @@ def client_does_not_ask_what_became_of_its_jobs(patch: pytest.MonkeyPatch) -> No
 
 @sabotage(restarts)
 def client_gives_up_what_is_kept(patch: pytest.MonkeyPatch) -> None:
-    welcome = Coordinator._welcome
-    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, accepted))
+    welcome = Door._welcome
+    patch.setattr(Door, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, accepted))
 
 
 @sabotage(restarts)
@@ -754,7 +756,7 @@ def clients_are_told_before_it_is_on_disk(patch: pytest.MonkeyPatch) -> None:
     release = CoordinatorMachine._release
 
     def releases(self: CoordinatorMachine, turn: Turn) -> None:
-        routes = self.coordinator._routes
+        routes = self.coordinator._door._routes
         early = [e for e in turn.after_commit if type(e) is Send and isinstance(routes.get(e.route), Client)]
         for effect in early:
             self._perform(effect)
