@@ -7,7 +7,6 @@ showed himself. What silence decides is judged only when the host found every so
 from __future__ import annotations
 
 import math
-import struct
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -82,16 +81,16 @@ from scheduler.journal import (
     ReadOutcomes,
     SpaceMeasured,
     Wanted,
-    node_about,
 )
 from scheduler.lifecycle import Cause, Job, State, Wish, move
 from scheduler.outbox import Outbox
 from scheduler.payloads import Payloads
 from scheduler.peers import Peer
 from scheduler.placement import Chance
-from scheduler.queues import SETTING, Queues
+from scheduler.queues import Queues
 from scheduler.ready_queue import ReadyQueue
-from scheduler.roster import BARRED, LoadsQueried, Node, Roster
+from scheduler.recovery import Life, take_up
+from scheduler.roster import BARRED, MOMENT, LoadsQueried, Node, Roster
 from scheduler.standing_orders import House, StandingOrders
 from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
 from scheduler.tally import Tally
@@ -207,7 +206,24 @@ class Coordinator:
         """...and submissions attached to jobs that were there."""
         self._desk = self._open_desk()
         if recovered is not None:
-            self._recover(recovered, unfinished)
+            self._rank = recovered.last_rank
+            take_up(
+                recovered,
+                unfinished,
+                Life(
+                    clients=self._clients,
+                    roster=self._roster,
+                    queues=self._queues,
+                    functions=self._functions,
+                    keys=self._keys,
+                    timers=self._timers,
+                    exchange=self._exchange,
+                    admission=self._admission,
+                    payloads=self._payloads,
+                    journal=self._journal,
+                    adrift=self._adrift,
+                ),
+            )
 
     def _open_desk(self) -> Desk:
         books = Books(
@@ -432,68 +448,6 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------- after a restart
 
-    def _recover(self, recovered: Recovered, unfinished: Iterable[UnfinishedRow]) -> None:
-        """Take up what the last life left. Jobs it may have assigned wait for the word of those it knew, or the
-        end of the longest lease it can have given."""
-        self._rank = recovered.last_rank
-        for sha, (size, holds) in recovered.blobs.items():
-            self._exchange.restore(sha, size, holds)
-        records: dict[int, Record] = {}
-        for name, value in recovered.settings.items():
-            if name.startswith(SETTING):
-                self._queues.restore(name.removeprefix(SETTING), value)
-            elif name.startswith(BARRED):
-                self._roster.bar(name.removeprefix(BARRED), *_MOMENT.unpack(value))
-        for key in recovered.keys:
-            self._keys.restore(key)
-            if key.until:
-                self._timers.at(key.until, Kind.KEY, (key.namespace, key.key))
-        for spec in recovered.specs:
-            record = self._functions.restore(spec.number, spec.raw, spec.owner, spec.code, spec.blob)
-            records[spec.number] = record
-            if spec.blob:
-                self._exchange.restore(record.spec.code, record.spec.code_size, 1)
-        for known in recovered.nodes:
-            lock, pid, python, slots, labels, queues, resources = node_about(known)
-            identity = Identity(known.key, "node", "node", "default")
-            node = Node(
-                known.session, identity, b"", Link(), 0.0, False, math.inf, name=known.name, resources=resources
-            )
-            node.incarnation, node.host, node.lock = known.incarnation, known.host, lock
-            node.pid, node.python, node.slots, node.labels, node.awaited = pid, python, slots, labels, True
-            node.queues = queues
-            self._roster.add(node)
-        for row in unfinished:
-            record = self._functions.linked(records[row.spec])
-            client = self._clients.get(session_of(row.id)) or self._absent(session_of(row.id))
-            large = (row.sha, row.size) if row.sha else None
-            payload = row.payload or b""
-            job = Job(row.id, counter_of(row.id), client, record, payload, large, row.rank, State.ADRIFT)
-            job.size, job.absent = row.payload_bytes, len(payload) < row.payload_bytes
-            job.attempt, job.at, job.since = row.attempt, row.at, row.at
-            job.summary, job.about = row.summary, About.decode(row.about)
-            job.due = row.due or job.first_due  # nothing has happened to it, so no row says when it may run
-            retries.restore(job, row.tries)
-            client.jobs[job.counter] = job
-            self._adrift.add(job, row.node if row.token else b"")
-            record.queue.take(ADRIFT)
-            record.queue.jobs += 1
-            self._set_timers(job)
-            record.live += 1
-            self._admission.taken(job)
-            self._admission.saved(job, row.saved)
-            self._payloads.taken([job])
-
-    def _absent(self, session: bytes) -> Client:
-        """A session of an earlier life, which may come back."""
-        row = self._journal.session(session)
-        assert row is not None, f"job of session {session.hex()}, which is not kept"
-        identity = Identity(row.key, "client", row.owner, row.namespace)
-        client = Client(session, identity, b"", Link(), 0.0, False, namespace=row.namespace, accepted=row.accepted)
-        client.left = client.forgotten = not row.key  # of the house
-        self._clients.add(client)
-        return client
-
     def _be_born(self) -> None:
         """The first turn: silence and leases count from here."""
         self._born = self._now
@@ -511,32 +465,9 @@ class Coordinator:
         self._land()
 
     def _adopt(self, node: Node, hello: NodeHello) -> None:
-        """What the node holds of an earlier life goes on under its old token. Of two that hold one job, the one with
-        the later token has the right to it."""
+        """What the node holds of an earlier life goes on there."""
         node.awaited = False
-        self._adrift.told(node.session, frozenset(hello.jobs))
-        ours = first_token(self.epoch)
-        superseded: dict[int, tuple[Node, list[int]]] = {}
-        for token, jid, attempt in zip(hello.tokens, hello.jobs, hello.attempts, strict=True):
-            client = self._clients.get(session_of(jid))
-            job = None if client is None else client.jobs.get(counter_of(jid))
-            if job is None or token >= ours or not job.token < token:
-                continue
-            if retries.is_over(job, attempt):
-                continue  # an earlier life has heard so: another node may have the next attempt
-            if job.state is State.ADRIFT:
-                self._adrift.found(job)
-                self._ashore(job)
-            elif job.node is not None and job.token:
-                job.node.leases.end(job.token)
-                superseded.setdefault(id(job.node), (job.node, []))[1].append(job.token)
-            else:
-                continue
-            move(job, Cause.ADOPTED)
-            job.attempt, job.token, job.node, job.retracting = attempt, token, node, False
-            job.due = min(job.due, self._wall)  # it was due when it was given, whatever the clock says now
-            node.leases.grant(job)
-        for other, tokens in superseded.values():
+        for other, tokens in self._adrift.adopt(node, hello, self._clients, first_token(self.epoch), self._wall):
             self._out.tell(other, Discard(tokens))
         self._land()
 
@@ -547,7 +478,6 @@ class Coordinator:
             rest, doubtful = self._adrift.rest()
             back: list[Job] = []
             for job in rest:
-                self._ashore(job)
                 waits = bool(job.about.after) and not job.story  # what has begun had waited for them
                 if waits or job.due > self._wall:
                     move(job, Cause.PUT_OFF)
@@ -562,13 +492,7 @@ class Coordinator:
                     back.append(job)
             self._push_back(back, "no node has them since the coordinator was restarted")
             for job in doubtful:
-                self._ashore(job)
                 self._give_up(job, "the node that may have started it did not come back after a restart")
-
-    @staticmethod
-    def _ashore(job: Job) -> None:
-        record: Record = job.record
-        record.queue.give_back(ADRIFT)
 
     def _await(self, client: Client, counters: list[int]) -> None:
         """A session that was away for a life of ours: what has become of these?"""
@@ -766,7 +690,7 @@ class Coordinator:
             namespace = job.record.spec.namespace
             mark = keys.fingerprint(job.record.spec, about)
             self._keyed.append((self._keys.take(namespace, about.key, job.id, mark), job))
-        self._set_timers(job)
+        self._timers.begin(job, self._wall)
         if about.after or job.due > self._wall:
             job.state = State.SCHEDULED
             if about.after:
@@ -1087,14 +1011,6 @@ class Coordinator:
             self._expire(job)
 
     # ------------------------------------------------------------------------------- time and other jobs
-
-    def _set_timers(self, job: Job) -> None:
-        expires_s = job.record.spec.rules.expires_s
-        if expires_s:
-            job.expires = job.at + expires_s
-            self._timers.at(job.expires, Kind.EXPIRES, job)
-        if job.due > self._wall:
-            self._timers.at(job.due, Kind.DUE, job)
 
     def _clock_set(self, seconds: float) -> None:
         """The wall clock was set: pauses and times to begin are durations, and end when they would have ended. What
@@ -1440,7 +1356,7 @@ class Coordinator:
         """Give the node nothing new: what has not started there goes elsewhere, what runs has so much time."""
         clear_at = self._wall + timeout_s
         self._roster.bar(name, clear_at)
-        self._journal.setting(BARRED + name, _MOMENT.pack(clear_at))
+        self._journal.setting(BARRED + name, MOMENT.pack(clear_at))
         node = self._roster.get(name)
         self._out.fact("node_barred", 0 if node is None else node.outstanding, node=name, owner=owner)
         if node is not None:
@@ -1674,11 +1590,8 @@ _ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP, End.TIMED_O
 _DEADLY = (Outcome.FAILED, Outcome.TIMED_OUT)
 """Outcomes that make a dead letter of a job that has retries."""
 _UNSEEN = Failure("RemoteError", "its error is too large to be shown here")
-_MOMENT = struct.Struct("<d")
 HOUSE = bytes(SESSION_BYTES)
 """Session of the jobs that the coordinator makes itself, in the default namespace. No key may resume it."""
-ADRIFT = ""
-"""In place of a node's name: attempts that some node may hold, and nobody knows which."""
 
 
 def _with_last_words(job: Job, failure: Failure, budget: str) -> bytes:

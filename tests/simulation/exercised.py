@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 from node.attempts import TABLE, Attempt, Step
-from scheduler import coordinator, dealer
+from scheduler import adrift, coordinator, dealer
 from scheduler.lifecycle import TRANSITIONS, Cause, Job, move
 
 FAULTS = (
@@ -70,7 +70,7 @@ FAULTS = (
 JOB_MOVES = tuple(f"{state.name} {cause.name}" for state, cause in TRANSITIONS)
 ATTEMPT_MOVES = tuple(f"{phase.name} {step.name}" for phase, step in TABLE)
 
-MOVERS = (coordinator, dealer)
+MOVERS = (adrift, coordinator, dealer)
 """Rooms that move jobs."""
 
 
