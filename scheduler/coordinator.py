@@ -6,7 +6,6 @@ showed himself. What silence decides is judged only when the host found every so
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -69,7 +68,6 @@ from scheduler.door import Door
 from scheduler.exchange import Exchange
 from scheduler.functions import Functions, Record
 from scheduler.journal import (
-    CLOCK_SETTING,
     ArgumentsDropped,
     ArgumentsRead,
     HistoryRead,
@@ -77,7 +75,6 @@ from scheduler.journal import (
     OutcomesPruned,
     OutcomesRead,
     PayloadsRead,
-    PruneOutcomes,
     ReadOutcomes,
     SpaceMeasured,
     Wanted,
@@ -91,24 +88,16 @@ from scheduler.queues import Queues
 from scheduler.ready_queue import ReadyQueue
 from scheduler.recovery import Life, take_up
 from scheduler.roster import BARRED, MOMENT, LoadsQueried, Node, Roster
+from scheduler.silence import Decisions, Silence
 from scheduler.standing_orders import House, StandingOrders
 from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
 from scheduler.tally import Tally
 from scheduler.timers import Kind, Timers
+from scheduler.upkeep import PRUNE_EVERY_S, Upkeep
 from scheduler.waiting import WaitingJobs
-
-PRUNE_EVERY_S, PRUNE_PAUSE_S, PRUNE_SLICE = 60.0, 0.25, 500
-"""Old outcomes are looked for so often; while there are more, the next slice follows so soon; rows of one slice, which
-takes a millisecond."""
-
-CLOCK_EVERY_S = 3600.0
-"""Where nothing else is written, it is noted so often that time was lived."""
 
 TIMERS_PER_TURN = 5_000
 """Jobs that may become due in one turn; the rest follow in the next ones."""
-
-STUCK_S = 0.05
-"""Work lying ready on a node so long without a result there is asked back, if another node is idle."""
 
 
 _OUTCOME_OF: dict[int, Outcome] = {
@@ -170,7 +159,6 @@ class Coordinator:
         """Whether the load query had no answer last time."""
         self._judge_at = 0.0
         self._journal = Journal(recovered, self._functions)
-        self._prune_at = self._clock_at = math.inf
         self._door = Door(
             epoch,
             version,
@@ -195,7 +183,22 @@ class Coordinator:
             self._events,
             self._out,
         )
-        self._ages = ages.Ages(recovered.settings.get(ages.SETTING) if recovered else None)
+        kept = recovered.settings.get(ages.SETTING) if recovered else None
+        self._upkeep = Upkeep(ages.Ages(kept), self._limits, self._journal, self._exchange, self._out)
+        self._silence = Silence(
+            self._times,
+            self._limits,
+            self._clients,
+            self._roster,
+            self._out,
+            Decisions(
+                node_gone=self._node_gone,
+                node_cleared=self._clear,
+                client_gone=self._client_left,
+                resync=self._door.resync,
+                retract=self._retract,
+            ),
+        )
         self._adrift = Adrift()
         self._orders = StandingOrders(
             House(self._order, self._stop, self._clients.unfinished, self._out.fact), self._functions, recovered, epoch
@@ -282,7 +285,7 @@ class Coordinator:
                 case PayloadsRead():
                     self._payloads.arrived(event.found)
                 case OutcomesPruned():
-                    self._outcomes_pruned(event)
+                    self._upkeep.pruned(event)
                 case SpaceMeasured():
                     self._space(event.free)
                 case LoadsQueried():
@@ -292,7 +295,7 @@ class Coordinator:
                 case Garbled():
                     garbled[event.reason] = garbled.get(event.reason, 0) + 1
                 case Stalled():
-                    self._stalled(event.seconds)
+                    self._silence.stalled(event.seconds)
                 case WallClockJumped():
                     self._clock_set(event.seconds)
         for reason, n in garbled.items():
@@ -451,15 +454,14 @@ class Coordinator:
     def _be_born(self) -> None:
         """The first turn: silence and leases count from here."""
         self._born = self._now
-        if self._journal.open:
-            self._prune_at, self._clock_at = self._now + PRUNE_EVERY_S, self._now + CLOCK_EVERY_S
+        self._upkeep.begin()
         for peer in (*self._clients, *self._roster):
             peer.heard_at = self._now
         self._orders.begin(self._wall)
         if self._wall < self._journal.last_at:
             self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
         elif self._journal.last_at and self._wall - self._journal.last_at > PRUNE_EVERY_S:
-            self._unlived(self._wall - self._journal.last_at)  # or the clock was set: nobody can tell
+            self._upkeep.unlived(self._wall - self._journal.last_at)  # or the clock was set: nobody can tell
         if self._adrift:
             self._out.fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
         self._land()
@@ -559,17 +561,6 @@ class Coordinator:
             client.fetchable[row.large[0]] = client.fetchable.get(row.large[0], 0) + 1
         client.owe(row)
         self._out.active[id(client)] = client
-
-    def _unlived(self, seconds: float) -> None:
-        """What is kept has not become so much older."""
-        self._journal.setting(ages.SETTING, self._ages.unlived(seconds, self._wall))
-
-    def _outcomes_pruned(self, event: OutcomesPruned) -> None:
-        for sha in event.blobs:
-            self._exchange.release(sha)
-        if event.outcomes:
-            self._out.fact("outcomes_pruned", event.outcomes)
-        self._prune_at = self._now + (PRUNE_PAUSE_S if event.outcomes >= PRUNE_SLICE else PRUNE_EVERY_S)
 
     def _space(self, free: int) -> None:
         """At the watermark nothing new is taken, by itself again when there is room; what is taken goes on."""
@@ -1020,7 +1011,7 @@ class Coordinator:
         self._orders.clock_jumped(self._wall)
         self._roster.clock_set(seconds)
         if seconds > 0:
-            self._unlived(seconds)
+            self._upkeep.unlived(seconds)
         then = self._wall - seconds
         for client in self._clients:
             for job in client.jobs.values():
@@ -1381,101 +1372,18 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------- what silence decides
 
-    def _stalled(self, seconds: float) -> None:
-        self._out.fact("stalled", seconds=seconds)
-        for peer in (*self._clients, *self._roster):
-            peer.heard_at += seconds
-            peer.closed_at += seconds
-            if peer.unacked_since is not None:
-                peer.unacked_since += seconds
-
     def _judge(self) -> None:
-        """What silence decides."""
-        times, now = self._times, self._now
-        pause = min(0.25, times.heartbeat_s / 4)
-        for node in list(self._roster):
-            node.weigh(now, self._limits.load_weight)
-            if node.barred and self._wall >= self._roster.barred[node.name]:
-                self._clear(node)
-            silent = now - node.heard_at
-            if silent >= times.lease_s:
-                self._node_gone(node, f"silent for {silent:.1f} s")
-            elif not node.reachable and now - node.closed_at >= times.gone_s and not node.leases.once:
-                self._node_gone(node, "its connection is closed and no new one came")
-            elif silent >= times.suspect_s and not node.suspect:
-                node.suspect = True
-                self._out.fact("node_suspect", node=node.name, reason=f"silent for {silent:.1f} s")
-                # Asking tells a closed connection from a silent agent: the transport refuses the former.
-                self._out.send(node, Pulse())
-            elif self._unheard(node):
-                pass
-            elif silent >= 1.5 * times.heartbeat_s and node.reachable:
-                self._out.send(node, Pulse())
-            if node.outstanding > node.slots:
-                pause = min(pause, STUCK_S)
-        for client in list(self._clients):
-            if client.left:
-                if not client.jobs and client.identity.key:  # that of the house stays
-                    self._clients.remove(client)
-                continue
-            silent = now - client.heard_at
-            if silent >= times.session_s:
-                self._client_left(client, f"silent for {silent:.0f} s")
-            else:
-                self._unheard(client)
-        self._bound_owed()
-        self._relieve()
+        """What silence decides, and what else need not be looked at in every turn."""
+        now = self._now
+        pause = self._silence.judge()
         self._waiting.watch(self._ready, self._roster, now)
         self._out.tell_all(self._waiting.words(self._ready, self._roster, now))
-        self._exchange.relieve(now - times.suspect_s)
+        self._exchange.relieve(now - self._times.suspect_s)
         self._ready.tidy()
         if len(self._timers) > TIMERS_PER_TURN + 2 * (self._admission.jobs + len(self._keys)):
             self._timers.sweep(lambda kind, what: kind is Kind.KEY or what.state is not State.FINISHED)
-        if now >= self._prune_at:
-            self._prune_at = math.inf  # until it is answered
-            before = self._ages.before(self._limits.keep_outcomes_s, self._wall)
-            self._out.do(PruneOutcomes(before, self._limits.keep_outcomes, PRUNE_SLICE, self._wall))
-        if now >= self._clock_at:
-            self._clock_at = now + CLOCK_EVERY_S
-            self._journal.setting(CLOCK_SETTING, None)  # which it writes with all that is written
+        self._upkeep.look()
         self._judge_at = now + pause
-
-    def _unheard(self, peer: Peer) -> bool:
-        """A peer that speaks and does not acknowledge has lost something of ours: it shall join again."""
-        since = peer.unacked_since
-        if since is None or self._now - since < self._times.suspect_s or peer.heard_at <= since:
-            return False
-        if not peer.reachable:
-            return False
-        self._door.resync(peer, "it does not acknowledge")
-        return True
-
-    def _bound_owed(self) -> None:
-        """Results of absent clients are bounded: the longest absent goes first."""
-        total = sum(c.owed_bytes for c in self._clients)
-        if total <= self._limits.max_owed_bytes:
-            return
-        for client in sorted(self._clients, key=lambda c: c.heard_at):
-            if total <= self._limits.max_owed_bytes or self._now - client.heard_at < self._times.suspect_s:
-                return
-            total -= client.owed_bytes
-            self._client_left(client, f"more than {self._limits.max_owed_bytes} bytes of results wait (max_owed_bytes)")
-
-    def _relieve(self) -> None:
-        """Ask back what lies ready on a stuck node, where an idle one could run it. What is ready here cannot: it would
-        have been placed."""
-        idle = [n for n in self._roster if n.placeable and n.outstanding < n.slots]
-        if not idle:
-            return
-        for node in self._roster:
-            surplus = node.outstanding - node.slots
-            since = node.surplus_since
-            if surplus <= 0 or since is None or self._now - since < STUCK_S:
-                continue
-            room = sum(n.slots - n.outstanding for n in idle)
-            asked = sum(1 for j in node.leases if j.retracting)
-            movable = [j for j in node.leases.newest_unstarted() if any(_could_run(n, j.record) for n in idle)]
-            self._retract(node, movable[: max(0, min(surplus, room) - asked)])
 
     # ------------------------------------------------------------------------------- ending a turn
 
@@ -1597,11 +1505,6 @@ HOUSE = bytes(SESSION_BYTES)
 def _with_last_words(job: Job, failure: Failure, budget: str) -> bytes:
     """The failure of a job that is given up, with what became of the attempts before."""
     return replace(failure, text=failure.text + retries.last_words(job, budget)).encode()
-
-
-def _could_run(node: Node, record: Record) -> bool:
-    """Whether an idle node may be given a job of it."""
-    return node.satisfies(record.line.demand) and record.queue.room_on(node.name) != 0 and node.fits(record.claims)
 
 
 def _unknown(wanted: Wanted, expired: bool) -> Owed:

@@ -191,21 +191,6 @@ def test_an_idle_client_that_beats_slowly_stays_on_its_link(play: CoordinatorPla
     play.nothing_else()
 
 
-def test_who_speaks_and_does_not_acknowledge_is_asked_to_join_again(play: CoordinatorPlay) -> None:
-    node, client = play.node(), play.client()
-    node.deaf = True
-    client.submit()
-    client.gets_accepted(1)
-    for _ in range(5):
-        play.wait(1.0)
-        node.beat()
-        client.beat()
-    node.deaf = False
-    play.wait(1.0)
-    node.gets(Resync)
-    play.nothing_else()
-
-
 def test_a_message_from_a_connection_that_was_taken_over_is_not_taken(play: CoordinatorPlay) -> None:
     client = play.client()
     old = client.route
