@@ -6,7 +6,6 @@ showed himself. What silence decides is judged only when the host found every so
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -26,7 +25,7 @@ from cluster.actor import (
 )
 from cluster.config import CoordinatorLimits, Times
 from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
-from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, End, Failure, Hook, Outcome, plain_call
+from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, End, Failure, Outcome
 from cluster.messages import (
     Answer,
     Ask,
@@ -57,7 +56,7 @@ from cluster.messages import (
     Watch,
 )
 from cluster.session import Link
-from scheduler import ages, answers, events, figures, inquiries, keys, retries
+from scheduler import ages, answers, events, figures, keys, retries
 from scheduler.admission import Admission
 from scheduler.adrift import Adrift
 from scheduler.clients import Client, Clients, Owed
@@ -66,7 +65,9 @@ from scheduler.dependencies import Dependencies
 from scheduler.desk import Books, Desk, Verbs
 from scheduler.door import Door
 from scheduler.exchange import Exchange
+from scheduler.following import Following
 from scheduler.functions import Functions, Record
+from scheduler.hooks import Hooks
 from scheduler.journal import (
     ArgumentsDropped,
     ArgumentsRead,
@@ -75,12 +76,12 @@ from scheduler.journal import (
     OutcomesPruned,
     OutcomesRead,
     PayloadsRead,
-    ReadOutcomes,
     SpaceMeasured,
     Wanted,
 )
 from scheduler.lifecycle import Cause, Job, State, Wish, move
 from scheduler.outbox import Outbox
+from scheduler.owing import Owing
 from scheduler.payloads import Payloads
 from scheduler.peers import Peer
 from scheduler.placement import Chance
@@ -136,12 +137,6 @@ class Coordinator:
         self._dependencies = Dependencies()
         self._keys = keys.Keys()
         self._events = events.Events()
-        self._ended_with_hooks: list[tuple[Job, int, bytes, bool]] = []
-        """Jobs that have ended, and for whose end something shall be run."""
-        self._parents_ended: deque[tuple[bytes, bool, str]] = deque()
-        """Jobs others waited for: id, whether it succeeded, and what became of it in words."""
-        self._looked_for: list[Wanted] = []
-        """Jobs that are not in memory, where there is no store that could know them."""
         self._ready = ReadyQueue()
         self._clients = Clients()
         self._roster = Roster()
@@ -200,6 +195,17 @@ class Coordinator:
             ),
         )
         self._adrift = Adrift()
+        self._owing = Owing(self._clients, self._journal, self._exchange, self._out)
+        self._following = Following(
+            self._dependencies,
+            self._clients,
+            self._journal,
+            self._out,
+            self._owing.look_up,
+            self._follows,
+            self._follows_not,
+        )
+        self._hooks = Hooks(self._functions, self._out, self._make)
         self._orders = StandingOrders(
             House(self._order, self._stop, self._clients.unfinished, self._out.fact), self._functions, recovered, epoch
         )
@@ -302,14 +308,12 @@ class Coordinator:
             self._out.fact("garbled", n, reason=reason)
         self._ring()
         self._follow()
-        self._fire_hooks()
         self._keep_orders()
         self._dealer.deal()
         self._let_go_on()
         if drained and now.mono >= self._judge_at:
             self._judge()
         self._follow()
-        self._fire_hooks()
         self._desk.inquire()
         self._desk.tell_events()
         self._desk.tell_drained()
@@ -363,13 +367,13 @@ class Coordinator:
             case Bye():
                 self._client_left(client, "it left")
             case Awaiting():
-                self._await(client, message.counters)
+                self._owing.await_outcomes(client, message.counters)
             case Watch():
-                self._watch(client, message)
+                self._owing.watch(client, message)
             case Taken():
-                self._client_took(client, message)
+                self._owing.took(client, message)
             case BlobRefused():
-                self._client_done(client, message.sha)
+                self._owing.done(client, message.sha)
                 self._common(client, message)
             case _:
                 self._common(client, message)
@@ -423,7 +427,7 @@ class Coordinator:
             return Chunk(message.sha, len(code), 0, code)
         answer = self._exchange.fetch(peer, message)
         if answer is not None and isinstance(peer, Client):
-            self._client_lost(peer, message.sha)
+            self._owing.lost(peer, message.sha)
         return answer
 
     def _blob_failed(self, event: blobs.BlobFailed) -> None:
@@ -433,7 +437,7 @@ class Coordinator:
         self._out.tell_all(words)
         for peer, _ in words:
             if isinstance(peer, Client):
-                self._client_lost(peer, event.sha)
+                self._owing.lost(peer, event.sha)
 
     # ------------------------------------------------------------------------------- joining
 
@@ -488,79 +492,13 @@ class Coordinator:
                     elif self._late(job):
                         self._expire(job)
                     elif waits:
-                        self._wait_for_parents(job)
+                        self._following.wait(job)
                 else:
                     move(job, Cause.LEFT_OVER)
                     back.append(job)
             self._push_back(back, "no node has them since the coordinator was restarted")
             for job in doubtful:
                 self._give_up(job, "the node that may have started it did not come back after a restart")
-
-    def _await(self, client: Client, counters: list[int]) -> None:
-        """A session that was away for a life of ours: what has become of these?"""
-        owed = {row.counter for row in client.owed()}
-        wanted = [
-            Wanted(job_id(client.session, c), client.session, c)
-            for c in counters
-            if c not in client.jobs and c not in owed
-        ]
-        self._look_up(wanted)
-
-    def _watch(self, client: Client, message: Watch) -> None:
-        wanted = []
-        if client.holds:
-            return  # it comes in its turn, as a submission does, and is handed in again
-        for counter, jid in zip(message.counters, message.jobs, strict=True):
-            client.accepted = max(client.accepted, counter)  # it comes in its turn, as a submission does
-            if not self._attach(client, counter, jid):
-                wanted.append(Wanted(jid, client.session, counter))
-        self._out.active[id(client)] = client
-        self._look_up(wanted)
-
-    def _attach(self, client: Client, counter: int, jid: bytes) -> bool:
-        """Owe the outcome of an unfinished job under this counter too; whether there is such a job."""
-        job = self._clients.unfinished(jid)
-        if job is None or not client.may_see(job.client.namespace):
-            return False
-        if (client.session, counter) not in (job.watchers or ()):
-            job.watchers = [*(job.watchers or ()), (client.session, counter)]
-        return True
-
-    def _look_up(self, wanted: list[Wanted]) -> None:
-        if wanted and self._journal.open:
-            self._out.do(ReadOutcomes(wanted, self._wall))
-        else:
-            self._looked_for += wanted
-
-    def _outcomes_read(self, event: OutcomesRead) -> None:
-        for wanted, row, alias in event.found:
-            if wanted.child:
-                self._parent_known(wanted, row, alias)
-                continue
-            client = self._clients.get(wanted.session)
-            if client is None or client.left:
-                continue
-            if wanted.cancel:
-                if row is None or row.outcome != Outcome.CANCELLED:  # else it has heard so, or asks what became of it
-                    self._not_cancelled(client, [wanted.job])
-                continue
-            if alias:
-                if not self._attach(client, wanted.counter, alias):  # that one has ended since the store was asked
-                    self._look_up([wanted._replace(job=alias)])
-                continue
-            kept = self._journal.session(session_of(wanted.job))
-            visible = kept is not None and client.may_see(kept.namespace)
-            if row is None or not visible:
-                expired = visible and kept is not None and counter_of(wanted.job) <= kept.accepted
-                row = _unknown(wanted, expired)
-            self._owe(client, row._replace(counter=wanted.counter))
-
-    def _owe(self, client: Client, row: Owed) -> None:
-        if row.large is not None:
-            self._exchange.hold(row.large[0])
-            client.fetchable[row.large[0]] = client.fetchable.get(row.large[0], 0) + 1
-        client.owe(row)
-        self._out.active[id(client)] = client
 
     def _space(self, free: int) -> None:
         """At the watermark nothing new is taken, by itself again when there is room; what is taken goes on."""
@@ -685,7 +623,7 @@ class Coordinator:
         if about.after or job.due > self._wall:
             job.state = State.SCHEDULED
             if about.after:
-                self._wait_for_parents(job)
+                self._following.wait(job)
             return False
         return True
 
@@ -708,8 +646,8 @@ class Coordinator:
             return True
         if spec.durable:
             self._aliased.append((job_id(client.session, counter), kept.job))
-        if not self._attach(client, counter, kept.job):
-            self._look_up([Wanted(kept.job, client.session, counter)])
+        if not self._owing.attach(client, counter, kept.job):
+            self._owing.look_up([Wanted(kept.job, client.session, counter)])
         return True
 
     def _unneeded(self, client: Client, message: Submit, count: int) -> None:
@@ -896,7 +834,7 @@ class Coordinator:
         """The one place where a job gets its outcome. ``large`` comes with a hold on its blob. ``dead``: it is set
         aside as a dead letter. ``ran``: what the attempt took that brought it well to its end (``retries.Used``)."""
         move(job, cause)
-        job.outcome = OUTCOMES[outcome]
+        job.outcome = _OUTCOMES[outcome]
         node, job.node = job.node, None
         client: Client = job.client
         record: Record = job.record
@@ -916,9 +854,9 @@ class Coordinator:
         if ran is not None and (job.story or record.hooks):
             retries.remember(job, name, "", self._wall, ran)
         if record.hooks:
-            self._ended_with_hooks.append((job, outcome, payload, dead))
+            self._hooks.ended.append((job, outcome, payload, dead))
         if len(self._dependencies):
-            self._parents_ended.append((job.id, well, f"is {job.outcome.word}"))
+            self._following.ended.append((job.id, well, f"is {job.outcome.word}"))
         self._tally.ended(job, dead)
         word = job.outcome
         if self._events.listened(self._now):
@@ -931,7 +869,7 @@ class Coordinator:
         for session, counter in job.watchers or ():
             watcher = self._clients.get(session)
             if watcher is not None and not watcher.left:
-                self._owe(watcher, Owed(counter, outcome, payload, large))
+                self._owing.owe(watcher, Owed(counter, outcome, payload, large))
         if client.left:
             if large is not None:
                 self._exchange.release(large[0])
@@ -1081,63 +1019,30 @@ class Coordinator:
         text = f"it had not begun {job.record.spec.rules.expires_s:g} s after it was handed in (expires_s)"
         self._end(job, Cause.EXPIRED, Outcome.EXPIRED, Failure("JobExpired", text).encode())
 
-    def _wait_for_parents(self, job: Job) -> None:
-        """It goes on when all of them have ended; those that are not in memory, or none of its business, are looked
-        up."""
-        self._dependencies.wait(job, job.about.after)
-        self._look_up(
-            [Wanted(p, b"", 0, child=job.id) for p in dict.fromkeys(job.about.after) if not self._may_follow(job, p)]
-        )
-
-    def _may_follow(self, child: Job, parent: bytes) -> bool:
-        """Whether that is an unfinished job of the same namespace."""
-        job = self._clients.unfinished(parent)
-        same: bool = job is not None and job.record.spec.namespace == child.record.spec.namespace
-        return same
-
-    def _parent_known(self, wanted: Wanted, row: Owed | None, alias: bytes) -> None:
-        """What the store says of a parent, or of which job that is another name."""
-        child = self._clients.unfinished(wanted.child)
-        if child is None or wanted.job not in self._dependencies.waits_for(child):
-            return
-        kept = self._journal.session(session_of(wanted.job))
-        if kept is None or kept.namespace != child.record.spec.namespace or not (row or alias):
-            self._parent_over(child, wanted.job, False, "is not known (any more)")
-        elif row is None:
-            self._dependencies.waits_instead(child, wanted.job, alias)
-            if not self._may_follow(child, alias):
-                self._look_up([wanted._replace(job=alias)])
-        else:
-            outcome = OUTCOMES[row.outcome]
-            self._parent_over(child, wanted.job, outcome is Outcome.SUCCEEDED, f"is {outcome.word}")
-
-    def _fire_hooks(self) -> None:
-        """Make the jobs that shall be run because others have ended, in the very transaction of these ends."""
-        if not self._ended_with_hooks:
-            return
-        ended, self._ended_with_hooks = self._ended_with_hooks, []
-        made: list[Job] = []
-        for job, outcome, payload, dead in ended:
-            rules = job.record.spec.rules
-            well = outcome == Outcome.SUCCEEDED
-            hooks = [rules.on_success if well else b"" if outcome == Outcome.CANCELLED else rules.on_failure]
-            hooks += [rules.on_dead] if dead else []
-            for raw in filter(None, hooks):
-                try:
-                    hook = Hook.decode(raw)
-                    record = self._functions.intern(hook.spec, job.record.spec.owner)
-                    if record.spec.namespace != job.record.spec.namespace:
-                        raise BadSpec(f"it is of namespace {record.spec.namespace!r}")
-                    if record.spec.by_value:
-                        self._functions.learn(record, hook.code)
-                except BadSpec as e:
-                    self._out.fact("unexpected", reason=f"a hook of {job.record.spec.name}: {e}")
-                    continue
-                about = inquiries.of_ended(job, OUTCOMES[outcome], b"" if well else payload, dead, self._wall)
-                arguments = Arguments(plain_call([about], hook.kwargs), None, 0)
-                made.append(self._make(record, arguments, f"of job {about['id']}", NOTHING_SPECIAL))
+    def _follow(self) -> None:
+        """Tell those who waited for jobs that have ended, or that nobody knows; ends may follow from ends. Make the
+        jobs that shall be run for it, in the very transaction of these ends."""
+        if self._owing.unknown:
+            self._outcomes_read(self._owing.take_unknown())
+        self._following.follow()
+        made = self._hooks.fire()
         if made:
             self._made(made)
+
+    def _outcomes_read(self, event: OutcomesRead) -> None:
+        for wanted, row, alias in event.found:
+            if wanted.child:
+                self._following.known(wanted, row, alias)
+            else:
+                self._owing.known(wanted, row, alias)
+
+    def _follows(self, child: Job) -> None:
+        """All it waited for is over."""
+        move(child, Cause.DUE)
+        self._make_ready([child])
+
+    def _follows_not(self, child: Job, text: str) -> None:
+        self._end(child, Cause.PARENT_FAILED, Outcome.FAILED, Failure("DependencyFailed", text).encode())
 
     def _keep_orders(self) -> None:
         """Make the jobs that schedules say are due, in the very transaction that says so."""
@@ -1165,24 +1070,6 @@ class Coordinator:
         except ValueError as e:
             self._out.send(client, Answer(message.ask, str(e), {}))
 
-    def _follow(self) -> None:
-        """Tell those who waited for jobs that have ended, or that nobody knows; ends may follow from ends."""
-        if self._looked_for:
-            wanted, self._looked_for = self._looked_for, []
-            self._outcomes_read(OutcomesRead([(w, None, b"") for w in wanted]))
-        while self._parents_ended:
-            parent, well, word = self._parents_ended.popleft()
-            for child in self._dependencies.ended(parent):
-                self._parent_over(child, parent, well, word)
-
-    def _parent_over(self, child: Job, parent: bytes, well: bool, word: str) -> None:
-        if not well and child.record.spec.rules.after_failure == "fail":
-            text = f"it was to run after job {format_job(parent)}, which {word}"
-            self._end(child, Cause.PARENT_FAILED, Outcome.FAILED, Failure("DependencyFailed", text).encode())
-        elif self._dependencies.met(child, parent) and child.due <= self._wall:
-            move(child, Cause.DUE)
-            self._make_ready([child])
-
     # ------------------------------------------------------------------------------- cancelling
 
     def _cancel(self, client: Client, ids: list[bytes]) -> None:
@@ -1209,7 +1096,7 @@ class Coordinator:
                 job_id(client.session, row.counter) for row in client.owed() if row.outcome == Outcome.CANCELLED
             }
             denied = [jid for jid in denied if jid not in cancelled]
-            self._look_up([wanted for wanted in ended if wanted.job not in cancelled])
+            self._owing.look_up([wanted for wanted in ended if wanted.job not in cancelled])
         if denied:
             self._not_cancelled(client, denied)
 
@@ -1264,39 +1151,17 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------- peers that go
 
-    def _client_took(self, client: Client, message: Taken) -> None:
-        arrived = self._exchange.taken(client, message)
-        if arrived or message.sha not in self._exchange or message.through >= self._exchange.size(message.sha):
-            self._client_done(client, message.sha)
-
-    def _client_done(self, client: Client, sha: bytes) -> None:
-        """It has the large result, or does not want it."""
-        for _ in range(client.fetched(sha)):
-            self._exchange.release(sha)
-
-    def _client_lost(self, client: Client, sha: bytes) -> None:
-        """It cannot have the large result any more, for whatever row that names it."""
-        for _ in range(client.fetchable.pop(sha, 0)):
-            self._exchange.release(sha)
-
     def _client_left(self, client: Client, reason: str) -> None:
         client.left = client.forgotten = True
         self._admission.held.pop(client, None)
         bound = [job for job in client.jobs.values() if job.record.spec.rules.client_bound]
         self._cancel_jobs(bound)
         self._out.fact("client_forgotten", session=client.session.hex(), reason=reason)
-        self._drop_owed(client)
+        self._owing.drop(client)
         self._exchange.forget(client)
         self._door.shut(client)
         if not client.jobs:
             self._clients.remove(client)
-
-    def _drop_owed(self, client: Client) -> None:
-        client.drop_owed()
-        for sha, count in client.fetchable.items():
-            for _ in range(count):
-                self._exchange.release(sha)
-        client.fetchable.clear()
 
     def _node_gone(self, node: Node, reason: str, counted: bool = True) -> None:
         """The node's leases end now. ``counted``: against the jobs' budgets for lost nodes."""
@@ -1492,7 +1357,7 @@ class Coordinator:
         }
 
 
-OUTCOMES = tuple(Outcome)
+_OUTCOMES = tuple(Outcome)
 _ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP, End.TIMED_OUT))
 """Ends for which a job's own rules say whether it runs again."""
 _DEADLY = (Outcome.FAILED, Outcome.TIMED_OUT)
@@ -1505,15 +1370,3 @@ HOUSE = bytes(SESSION_BYTES)
 def _with_last_words(job: Job, failure: Failure, budget: str) -> bytes:
     """The failure of a job that is given up, with what became of the attempts before."""
     return replace(failure, text=failure.text + retries.last_words(job, budget)).encode()
-
-
-def _unknown(wanted: Wanted, expired: bool) -> Owed:
-    """The word on a job of which there is no row."""
-    if expired:
-        failure = Failure("ResultExpired", "the job is done, and its outcome is not kept any more")
-        return Owed(wanted.counter, Outcome.FAILED, failure.encode(), None)
-    if wanted.session != session_of(wanted.job):
-        failure = Failure("UnknownJob", f"no job {format_job(wanted.job)} is known to this coordinator")
-        return Owed(wanted.counter, Outcome.FAILED, failure.encode(), None)
-    failure = Failure("JobLost", "the coordinator was restarted and no longer knows the job")
-    return Owed(wanted.counter, Outcome.LOST, failure.encode(), None)

@@ -659,17 +659,6 @@ def test_credit_bounds_what_is_sent_ahead(play: CoordinatorPlay) -> None:
     assert len(node.inbox) == CHUNKS_IN_FLIGHT + 1
 
 
-def test_a_large_result_is_held_until_its_client_has_it(play: CoordinatorPlay) -> None:
-    node, client = play.node(), play.client()
-    client.submit()
-    node.finishes_large(node.gets(Assign).tokens[0], BLOB)
-    ref = client.gets(Results, payloads=[b""]).large[0][1:]
-    client.say(Fetch(*ref))
-    assert client.gets_blob(ref[0]) == BLOB
-    play.nothing_else()
-    play.nothing_kept()
-
-
 def test_two_clients_with_one_blob_each_get_their_job_run(play: CoordinatorPlay) -> None:
     node, a, b = play.node("n1", slots=2), play.client(), play.client()
     sha, size = sha_of(LONG_BLOB), len(LONG_BLOB)
@@ -821,18 +810,6 @@ def test_rows_that_share_a_blob_with_a_refused_row_keep_it(play: CoordinatorPlay
     client.gets_failure(1)
     assert play.coordinator._admission.jobs == 1 and play.disk.blobs
     play.nothing_else()
-
-
-def test_a_result_its_client_will_not_take_is_dropped(play: CoordinatorPlay) -> None:
-    node, client = play.node(), play.client()
-    client.submit()
-    node.finishes_large(node.gets(Assign).tokens[0], BLOB)
-    ref = client.gets(Results).large[0][1:]
-    client.say(Fetch(*ref))
-    client.gets(Chunk)
-    client.say(BlobRefused(ref[0], "over the limit"))
-    play.nothing_else()
-    play.nothing_kept()
 
 
 def test_the_late_result_of_a_large_blob_keeps_nothing(play: CoordinatorPlay) -> None:

@@ -67,7 +67,10 @@ def _of_coordinator(machine: CoordinatorMachine, world: World) -> Iterator[str]:
     rows = world.kept.rows.rows
     yield from _left(it, "_ready", "_adrift")
     yield from _left(it._desk, "_inquiries")
-    yield from _left(it, "_keyed", "_aliased", "_parents_ended")
+    yield from _left(it, "_keyed", "_aliased")
+    yield from _left(it._following, "ended")
+    yield from _left(it._hooks, "ended")
+    yield from _left(it._owing, "unknown")
     yield from _left(it._dependencies, "_children", "_missing")
     for queue in it._queues:
         yield from _left(queue, "leased", "by_node", "jobs")
