@@ -1,4 +1,5 @@
-"""The coordinator: one method per event, delegating to its books. Rules of this file: pure; no policy of its own.
+"""The coordinator: one method per event, delegating to its books and rooms. Rules of this file: pure; no policy of its
+own. Here is the way of a job that has begun: attempts, results, the one end, and jobs whose node is gone.
 
 A turn takes all events in, then settles once: places ready jobs, writes one message per peer, answers who
 showed himself. What silence decides is judged only when the host found every socket empty.
@@ -8,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any
 
 from cluster import blobs
 from cluster.actor import (
     Drained,
     Garbled,
-    Identity,
     Now,
     Received,
     Stalled,
@@ -24,8 +23,8 @@ from cluster.actor import (
     WallClockJumped,
 )
 from cluster.config import CoordinatorLimits, Times
-from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
-from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, End, Failure, Outcome
+from cluster.ids import counter_of, first_token, job_id, session_of
+from cluster.jobs import NOTHING_SPECIAL, About, End, Failure, Outcome
 from cluster.messages import (
     Answer,
     Ask,
@@ -39,9 +38,7 @@ from cluster.messages import (
     Draining,
     Fetch,
     Finished,
-    GoOn,
     Heartbeat,
-    Hold,
     Interrupt,
     Message,
     NodeHello,
@@ -55,7 +52,6 @@ from cluster.messages import (
     Taken,
     Watch,
 )
-from cluster.session import Link
 from scheduler import ages, answers, events, figures, keys, retries
 from scheduler.admission import Admission
 from scheduler.adrift import Adrift
@@ -68,6 +64,7 @@ from scheduler.exchange import Exchange
 from scheduler.following import Following
 from scheduler.functions import Functions, Record
 from scheduler.hooks import Hooks
+from scheduler.intake import Intake
 from scheduler.journal import (
     ArgumentsDropped,
     ArgumentsRead,
@@ -91,7 +88,7 @@ from scheduler.recovery import Life, take_up
 from scheduler.roster import BARRED, MOMENT, LoadsQueried, Node, Roster
 from scheduler.silence import Decisions, Silence
 from scheduler.standing_orders import House, StandingOrders
-from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
+from scheduler.store import Arguments, Recovered, UnfinishedRow
 from scheduler.tally import Tally
 from scheduler.timers import Kind, Timers
 from scheduler.upkeep import PRUNE_EVERY_S, Upkeep
@@ -131,6 +128,11 @@ class Coordinator:
         self._chance = chance
         self._times = times or Times()
         self._limits = limits or CoordinatorLimits()
+        self._born: float | None = None
+        self._now = self._wall = 0.0
+        self._measure_at = self._judge_at = 0.0
+        self._query_fails = False
+        """Whether the load query had no answer last time."""
         self._queues = Queues()
         self._functions = Functions(self._queues)
         self._timers = Timers()
@@ -142,18 +144,12 @@ class Coordinator:
         self._roster = Roster()
         self._waiting = WaitingJobs()
         self._exchange = Exchange()
-        self._rank = 0
         self._admission = Admission(self._limits)
         self._payloads = Payloads(self._limits.payload_memory_bytes)
         self._tally = Tally()
-        self._born: float | None = None
-        self._out = Outbox(self._exchange, self._limits.results_in_flight)
-        self._now = self._wall = 0.0
-        self._measure_at = 0.0
-        self._query_fails = False
-        """Whether the load query had no answer last time."""
-        self._judge_at = 0.0
+        self._adrift = Adrift()
         self._journal = Journal(recovered, self._functions)
+        self._out = Outbox(self._exchange, self._limits.results_in_flight)
         self._door = Door(
             epoch,
             version,
@@ -194,7 +190,6 @@ class Coordinator:
                 retract=self._retract,
             ),
         )
-        self._adrift = Adrift()
         self._owing = Owing(self._clients, self._journal, self._exchange, self._out)
         self._following = Following(
             self._dependencies,
@@ -205,17 +200,29 @@ class Coordinator:
             self._follows,
             self._follows_not,
         )
-        self._hooks = Hooks(self._functions, self._out, self._make)
+        self._intake = Intake(
+            clients=self._clients,
+            functions=self._functions,
+            keys=self._keys,
+            timers=self._timers,
+            ready=self._ready,
+            admission=self._admission,
+            payloads=self._payloads,
+            exchange=self._exchange,
+            journal=self._journal,
+            tally=self._tally,
+            events=self._events,
+            owing=self._owing,
+            following=self._following,
+            out=self._out,
+        )
+        self._hooks = Hooks(self._functions, self._out, self._intake.make)
         self._orders = StandingOrders(
             House(self._order, self._stop, self._clients.unfinished, self._out.fact), self._functions, recovered, epoch
         )
-        self._keyed: list[tuple[KeyRow, Job]] = []
-        """Keys taken by jobs of the submission at hand,"""
-        self._aliased: list[tuple[bytes, bytes]] = []
-        """...and submissions attached to jobs that were there."""
         self._desk = self._open_desk()
         if recovered is not None:
-            self._rank = recovered.last_rank
+            self._intake.rank = recovered.last_rank
             take_up(
                 recovered,
                 unfinished,
@@ -253,9 +260,9 @@ class Coordinator:
             retract=self._retract,
             bar=self._bar,
             admit=self._admit,
-            records=self._records,
-            make=self._make,
-            made=self._made,
+            records=self._intake.records,
+            make=self._intake.make,
+            made=self._intake.made,
         )
         return Desk(self.epoch, books, verbs, self._out)
 
@@ -310,7 +317,7 @@ class Coordinator:
         self._follow()
         self._keep_orders()
         self._dealer.deal()
-        self._let_go_on()
+        self._intake.let_go_on()
         if drained and now.mono >= self._judge_at:
             self._judge()
         self._follow()
@@ -330,6 +337,48 @@ class Coordinator:
             return self._now
         clock = min(self._timers.next, self._orders.next)
         return min(self._judge_at, self._now + clock - self._wall, self._out.due)
+
+    # ------------------------------------------------------------------------------- what the host tells
+
+    def _be_born(self) -> None:
+        """The first turn: silence and leases count from here."""
+        self._born = self._now
+        self._upkeep.begin()
+        for peer in (*self._clients, *self._roster):
+            peer.heard_at = self._now
+        self._orders.begin(self._wall)
+        if self._wall < self._journal.last_at:
+            self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
+        elif self._journal.last_at and self._wall - self._journal.last_at > PRUNE_EVERY_S:
+            self._upkeep.unlived(self._wall - self._journal.last_at)  # or the clock was set: nobody can tell
+        if self._adrift:
+            self._out.fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
+        self._land()
+
+    def _space(self, free: int) -> None:
+        """At the watermark nothing new is taken, by itself again when there is room; what is taken goes on."""
+        least = self._limits.min_free_bytes
+        if free < least and not self._admission.disk_full:
+            self._admission.disk_full = (
+                f"{free} bytes are free on the disk of the coordinator's store, fewer than {least} (min_free_bytes)"
+            )
+            self._out.fact("disk_low", free=free, least=least)
+        elif free >= least and self._admission.disk_full:
+            self._admission.disk_full = ""
+            self._out.fact("disk_well", free=free)
+
+    def _loads_queried(self, event: LoadsQueried) -> None:
+        """That there is no answer is told once: what was said before counts less with its age, and then no more."""
+        if bool(event.failure) is not self._query_fails:
+            self._query_fails = bool(event.failure)
+            if event.failure:
+                self._out.fact("load_query_failed", reason=event.failure)
+            else:
+                self._out.fact("load_query_well")
+        if not event.failure:
+            for node in self._roster:
+                node.take_query(event.loads.get(node.name, 0.0), event.every_s, self._now)
+                node.weigh(self._now, self._limits.load_weight)
 
     # ------------------------------------------------------------------------------- receiving
 
@@ -355,7 +404,7 @@ class Coordinator:
         client.forgotten = False
         match message:
             case Submit():
-                self._submit(client, message)
+                self._intake.submit(client, message)
             case Pulse():
                 client.pulse_owed = True
             case Cancel():
@@ -439,7 +488,7 @@ class Coordinator:
             if isinstance(peer, Client):
                 self._owing.lost(peer, event.sha)
 
-    # ------------------------------------------------------------------------------- joining
+    # ------------------------------------------------------------------------------- what nodes hold
 
     def _reconcile(self, node: Node, tokens: list[int]) -> None:
         """What the node holds is settled by its own word: the rest never arrived, and costs nothing."""
@@ -452,23 +501,6 @@ class Coordinator:
         late = [j for j in node.leases if j.state is State.LEASED and (node.barred or self._late(j))]
         self._retract(node, [*(j for j in node.leases if j.cancel_wished is Wish.UNSTARTED), *late])
         self._interrupt([j for j in node.leases if j.cancel_wished is Wish.ENDED])
-
-    # ------------------------------------------------------------------------------- after a restart
-
-    def _be_born(self) -> None:
-        """The first turn: silence and leases count from here."""
-        self._born = self._now
-        self._upkeep.begin()
-        for peer in (*self._clients, *self._roster):
-            peer.heard_at = self._now
-        self._orders.begin(self._wall)
-        if self._wall < self._journal.last_at:
-            self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
-        elif self._journal.last_at and self._wall - self._journal.last_at > PRUNE_EVERY_S:
-            self._upkeep.unlived(self._wall - self._journal.last_at)  # or the clock was set: nobody can tell
-        if self._adrift:
-            self._out.fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
-        self._land()
 
     def _adopt(self, node: Node, hello: NodeHello) -> None:
         """What the node holds of an earlier life goes on there."""
@@ -499,212 +531,6 @@ class Coordinator:
             self._push_back(back, "no node has them since the coordinator was restarted")
             for job in doubtful:
                 self._give_up(job, "the node that may have started it did not come back after a restart")
-
-    def _space(self, free: int) -> None:
-        """At the watermark nothing new is taken, by itself again when there is room; what is taken goes on."""
-        least = self._limits.min_free_bytes
-        if free < least and not self._admission.disk_full:
-            self._admission.disk_full = (
-                f"{free} bytes are free on the disk of the coordinator's store, fewer than {least} (min_free_bytes)"
-            )
-            self._out.fact("disk_low", free=free, least=least)
-        elif free >= least and self._admission.disk_full:
-            self._admission.disk_full = ""
-            self._out.fact("disk_well", free=free)
-
-    def _loads_queried(self, event: LoadsQueried) -> None:
-        """That there is no answer is told once: what was said before counts less with its age, and then no more."""
-        if bool(event.failure) is not self._query_fails:
-            self._query_fails = bool(event.failure)
-            if event.failure:
-                self._out.fact("load_query_failed", reason=event.failure)
-            else:
-                self._out.fact("load_query_well")
-        if not event.failure:
-            for node in self._roster:
-                node.take_query(event.loads.get(node.name, 0.0), event.every_s, self._now)
-                node.weigh(self._now, self._limits.load_weight)
-
-    # ------------------------------------------------------------------------------- submissions
-
-    def _submit(self, client: Client, message: Submit) -> None:
-        if client.holds:
-            return  # it knows, or will
-        first, count = message.first, len(message.payloads)
-        large = {row: (sha, size) for row, sha, size in message.large}
-        abouts: dict[int, bytes] = {row: about for row, about in message.abouts}  # noqa: C416 (they are lists)
-        skip = max(0, client.accepted + 1 - first)
-        if skip >= count:
-            client.told = min(client.told, client.accepted - 1)
-            self._unneeded(client, message, count)
-            return
-        records = self._records(client, message)
-        admission, payloads = self._admission, self._payloads
-        ready, jobs, session = self._ready, client.jobs, client.session
-        accepted: list[Job] = []
-        begun: list[Job] = []
-        refused: list[tuple[bytes, bytes]] = []
-        full = ""
-        near = admission.near(count, sum(map(len, message.payloads)))
-        for row in range(skip, count):
-            if near and (full := admission.full()):
-                count = row
-                break
-            counter = first + row
-            index = message.spec_of[row]
-            record = records[index] if index < len(records) else "the job names a spec its message lacks"
-            payload = message.payloads[row]
-            ref = large.get(row)
-            if isinstance(record, str):
-                refused.append(self._refuse_job(client, counter, record))
-                continue
-            if ref is not None and ref[0] not in self._exchange:
-                refused.append(self._refuse_job(client, counter, "its payload did not arrive"))
-                continue
-            about = NOTHING_SPECIAL
-            if row in abouts:
-                try:
-                    about = About.decode(abouts[row])
-                except BadSpec as e:
-                    refused.append(self._refuse_job(client, counter, str(e)))
-                    continue
-                if about.key and self._attached(client, counter, record, about, refused):
-                    continue
-            if ref is not None:
-                self._exchange.named(client, ref[0])
-            self._rank += 1
-            job = Job(job_id(session, counter), counter, client, record, payload, ref, self._rank)
-            job.size = len(payload)
-            job.at = job.since = self._wall
-            job.summary = message.summaries[row]
-            jobs[counter] = job
-            record.live += 1
-            record.queue.jobs += 1
-            accepted.append(job)
-            if near:
-                admission.taken(job)
-            if about is NOTHING_SPECIAL and not record.timed:
-                begun.append(job)
-            else:
-                job.about = about
-                if self._begins(job):
-                    begun.append(job)
-        ready.push(begun)
-        payloads.taken(accepted)
-        if not near:
-            admission.taken(*accepted)
-        client.accepted = max(client.accepted, first + count - 1)
-        self._unneeded(client, message, count)
-        self._journal.refused(client, refused, self._wall)
-        for alias, jid in self._aliased:
-            self._journal.alias(client, alias, jid, self._wall)
-        self._aliased.clear()
-        if accepted:
-            self._journal.accepted(client, accepted)
-            self._events.note("accepted", accepted, self._out.now)
-            for row_, job in self._keyed:
-                self._journal.key(row_, job)
-            self._keyed.clear()
-            self._payloads.bound(accepted, self._journal.keeps)
-            queues = figures.by_queue(accepted)
-            self._out.fact("jobs_accepted", len(accepted), session=client.session.hex(), queues=queues)
-        if full:
-            self._hold(client, full)
-
-    def _begins(self, job: Job) -> bool:
-        """Of a new job something special is said: whether it need not wait for a moment, or for others."""
-        about = job.about
-        job.due = job.first_due
-        if about.key:
-            namespace = job.record.spec.namespace
-            mark = keys.fingerprint(job.record.spec, about)
-            self._keyed.append((self._keys.take(namespace, about.key, job.id, mark), job))
-        self._timers.begin(job, self._wall)
-        if about.after or job.due > self._wall:
-            job.state = State.SCHEDULED
-            if about.after:
-                self._following.wait(job)
-            return False
-        return True
-
-    def _attached(
-        self, client: Client, counter: int, record: Record, about: About, refused: list[tuple[bytes, bytes]]
-    ) -> bool:
-        """Whether a job is there under this key already: then the submission is told of that one, or of a conflict."""
-        spec = record.spec
-        kept = self._keys.get(spec.namespace, about.key, self._wall)
-        if kept is None:
-            if len(self._keys) >= keys.MAX_KEYS:
-                refused.append(self._refuse_job(client, counter, f"{keys.MAX_KEYS} keys are taken, which is the limit"))
-                return True
-            return False
-        if kept.fingerprint != keys.fingerprint(spec, about):
-            why = (
-                f"the key {about.key!r} belongs to job {format_job(kept.job)}, which is not the same or not as durable"
-            )
-            refused.append(self._refuse_job(client, counter, why, "KeyConflict"))
-            return True
-        if spec.durable:
-            self._aliased.append((job_id(client.session, counter), kept.job))
-        if not self._owing.attach(client, counter, kept.job):
-            self._owing.look_up([Wanted(kept.job, client.session, counter)])
-        return True
-
-    def _unneeded(self, client: Client, message: Submit, count: int) -> None:
-        """What no job has taken over: the first ``count`` rows were known already, or refused."""
-        if client.uploaded:
-            named = [sha for row, sha, _ in message.large if row < count]
-            for sha in named + [self._functions.code_of(raw) for raw in message.specs]:
-                self._exchange.unneeded(client, sha)
-
-    def _hold(self, client: Client, why: str) -> None:
-        """It shall keep what is above its counter, until there is room."""
-        client.held = True
-        client.told, client.told_due = client.accepted, None
-        self._admission.held[client] = None
-        self._out.send(client, Hold(client.accepted, why))
-        self._out.fact("submissions_held", session=client.session.hex(), reason=why)
-
-    def _let_go_on(self) -> None:
-        for client in self._admission.go_on():
-            client.held = False
-            if client.reachable:
-                self._out.send(client, GoOn())
-                client.resumed_at = client.link.sent
-
-    def _records(self, client: Client, message: Submit) -> list[Record | str]:
-        """The record of each spec of the message, or why its jobs are refused."""
-        code = dict(message.code)
-        out: list[Record | str] = []
-        for raw in message.specs:
-            try:
-                record = self._functions.intern(raw, client.identity.owner)
-                spec = record.spec
-                if spec.rules.at_most_once and not (spec.durable and self._journal.open):
-                    raise BadSpec("what must not start twice (at most once) must be durable")
-                if spec.namespace != client.namespace:
-                    raise BadSpec(f"its namespace {spec.namespace!r} is not the session's ({client.namespace!r})")
-                if spec.by_value and not record.code:
-                    if spec.code in code:
-                        self._functions.learn(record, code[spec.code])
-                    elif record.holds_blob:
-                        pass
-                    elif spec.code in self._exchange:
-                        self._exchange.named(client, spec.code)
-                        record.holds_blob = True
-                    else:
-                        raise BadSpec("its function's code did not arrive")
-                out.append(record)
-            except BadSpec as e:
-                out.append(f"its description is not usable: {e}")
-        return out
-
-    def _refuse_job(self, client: Client, counter: int, why: str, kind: str = "JobRefused") -> tuple[bytes, bytes]:
-        """Its id and the failure that is owed."""
-        self._tally.refused(kind)
-        failure = Failure(kind, f"the coordinator did not take the job: {why}").encode()
-        client.owe(Owed(counter, Outcome.FAILED, failure, None))
-        return job_id(client.session, counter), failure
 
     # ------------------------------------------------------------------------------- what nodes say
 
@@ -1027,7 +853,7 @@ class Coordinator:
         self._following.follow()
         made = self._hooks.fire()
         if made:
-            self._made(made)
+            self._intake.made(made)
 
     def _outcomes_read(self, event: OutcomesRead) -> None:
         for wanted, row, alias in event.found:
@@ -1048,11 +874,11 @@ class Coordinator:
         """Make the jobs that schedules say are due, in the very transaction that says so."""
         made = self._orders.turn(self._wall, self._admission.full())
         if made:
-            self._made(made)
+            self._intake.made(made)
         self._orders.stop()
 
     def _order(self, record: Record, payload: bytes, summary: str, about: About) -> Job:
-        return self._make(record, Arguments(payload, None, 0), summary, about)
+        return self._intake.make(record, Arguments(payload, None, 0), summary, about)
 
     def _stop(self, job: Job, kill: bool) -> None:
         if kill and job.state in (State.LEASED, State.RUNNING) and job.cancel_wished is not Wish.ENDED:
@@ -1283,56 +1109,6 @@ class Coordinator:
             figures=gauges,
         )
 
-    # ------------------------------------------------------------------------------- jobs of its own
-
-    def _of_the_house(self, namespace: str = "default") -> Client:
-        """The session of jobs that the coordinator makes itself; nobody is behind it."""
-        session = HOUSE if namespace == "default" else sha256(b"house " + namespace.encode()).digest()[:SESSION_BYTES]
-        client = self._clients.get(session)
-        kept = self._journal.session(session)
-        while (client is not None and client.identity.key) or (kept is not None and kept.key):  # somebody chose it
-            session = sha256(session).digest()[:SESSION_BYTES]
-            client, kept = self._clients.get(session), self._journal.session(session)
-        if client is None:
-            identity = Identity("", "owner", "coordinator", namespace)
-            client = Client(session, identity, b"", Link(), self._now, False, namespace=namespace)
-            client.accepted = kept.accepted if kept else 0
-            self._clients.add(client)
-        client.left = client.forgotten = True
-        return client
-
-    def _make(self, record: Record, kept: Arguments, summary: str, about: About) -> Job:
-        """One of them; it is kept when ``_made`` is told of it."""
-        client = self._of_the_house(record.spec.namespace)
-        client.accepted += 1
-        self._rank += 1
-        ref = None if kept.sha is None else (kept.sha, kept.size)
-        if ref is not None:
-            self._exchange.hold(ref[0])
-        job = Job(
-            job_id(client.session, client.accepted), client.accepted, client, record, kept.payload, ref, self._rank
-        )
-        job.size, job.at, job.since, job.summary, job.about = len(kept.payload), self._wall, self._wall, summary, about
-        client.jobs[job.counter] = job
-        record.live += 1
-        record.queue.jobs += 1
-        self._admission.taken(job)
-        self._payloads.taken([job])
-        if self._begins(job):
-            self._ready.push([job])
-        return job
-
-    def _made(self, jobs: list[Job]) -> None:
-        """These are all that were made now."""
-        by_house: dict[Client, list[Job]] = {}
-        for job in jobs:
-            by_house.setdefault(job.client, []).append(job)
-        for house, some in by_house.items():
-            self._journal.accepted(house, some)
-            self._events.note("accepted", some, self._out.now)
-            self._payloads.bound(some, self._journal.keeps)
-            self._out.fact("jobs_accepted", len(some), session=house.session.hex(), queues=figures.by_queue(some))
-
     def _status(self) -> dict[str, Any]:
         load = answers.load(self._roster)
         outstanding = load["leased"] + load["busy"]
@@ -1363,8 +1139,6 @@ _ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP, End.TIMED_O
 _DEADLY = (Outcome.FAILED, Outcome.TIMED_OUT)
 """Outcomes that make a dead letter of a job that has retries."""
 _UNSEEN = Failure("RemoteError", "its error is too large to be shown here")
-HOUSE = bytes(SESSION_BYTES)
-"""Session of the jobs that the coordinator makes itself, in the default namespace. No key may resume it."""
 
 
 def _with_last_words(job: Job, failure: Failure, budget: str) -> bytes:

@@ -67,7 +67,7 @@ def _of_coordinator(machine: CoordinatorMachine, world: World) -> Iterator[str]:
     rows = world.kept.rows.rows
     yield from _left(it, "_ready", "_adrift")
     yield from _left(it._desk, "_inquiries")
-    yield from _left(it, "_keyed", "_aliased")
+    yield from _left(it._intake, "_keyed", "_aliased")
     yield from _left(it._following, "ended")
     yield from _left(it._hooks, "ended")
     yield from _left(it._owing, "unknown")

@@ -30,6 +30,7 @@ from scheduler.coordinator import Coordinator
 from scheduler.dealer import Dealer
 from scheduler.door import Door
 from scheduler.exchange import Exchange
+from scheduler.intake import Intake
 from scheduler.journal import Journal, ReadOutcomes
 from scheduler.leases import Leases
 from scheduler.lifecycle import Cause, Job, State, Wish, move
@@ -37,6 +38,7 @@ from scheduler.payloads import Payloads
 from scheduler.resources import Holdings
 from scheduler.roster import Node, Roster
 from scheduler.schedules import Overlap, Schedules
+from scheduler.standing_orders import StandingOrders
 from scheduler.store import SessionRow
 from scheduler.waiting import WaitingJobs
 from tests.simulation import machines, pool
@@ -367,13 +369,15 @@ def a_clock_that_is_set_back_forgets_what_has_fired(patch: pytest.MonkeyPatch) -
 @sabotage(schedules, first=46)
 def what_gives_way_ends_before_it_is_written(patch: pytest.MonkeyPatch) -> None:
     """A bug there was."""
-    made = Coordinator._made
+    turn = StandingOrders.turn
 
-    def makes(self: Coordinator, jobs: list[Job]) -> None:
-        self._orders.stop()
-        made(self, jobs)
+    def gives_way(self: StandingOrders, wall: float, full: str) -> list[Job]:
+        made = turn(self, wall, full)
+        if made:
+            self.stop()
+        return made
 
-    patch.setattr(Coordinator, "_made", makes)
+    patch.setattr(StandingOrders, "turn", gives_way)
 
 
 @sabotage(schedules)
@@ -423,13 +427,13 @@ def coordinator_says_resumed_to_whom_it_does_not_know(patch: pytest.MonkeyPatch)
 
 @sabotage()
 def coordinator_does_not_say_what_it_has_accepted(patch: pytest.MonkeyPatch) -> None:
-    submit, welcome = Coordinator._submit, Door._welcome
+    submit, welcome = Intake.submit, Door._welcome
 
-    def submits(self: Coordinator, client: Any, message: Any) -> None:
+    def submits(self: Intake, client: Any, message: Any) -> None:
         client.accepted = min(client.accepted, message.first - 1)
         submit(self, client, message)
 
-    patch.setattr(Coordinator, "_submit", submits)
+    patch.setattr(Intake, "submit", submits)
     patch.setattr(Door, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, 0))
 
 
