@@ -1,4 +1,5 @@
-"""The coordinator: one method per event, delegating to its books. Rules of this file: pure; no policy of its own.
+"""The coordinator: one method per event, delegating to its books and rooms. Rules of this file: pure; no policy of its
+own. Here is the way of a job that has begun: attempts, results, the one end, and jobs whose node is gone.
 
 A turn takes all events in, then settles once: places ready jobs, writes one message per peer, answers who
 showed himself. What silence decides is judged only when the host found every socket empty.
@@ -6,34 +7,25 @@ showed himself. What silence decides is judged only when the host found every so
 
 from __future__ import annotations
 
-import math
-import struct
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any
 
 from cluster import blobs
 from cluster.actor import (
     Drained,
     Garbled,
-    Header,
-    Identity,
     Now,
     Received,
-    Send,
     Stalled,
     Turn,
     Unroutable,
     WallClockJumped,
 )
-from cluster.config import ACCEPT_DELAY_S, MAX_HELD, PROTOCOL, CoordinatorLimits, Times
-from cluster.facts import fact
-from cluster.ids import SESSION_BYTES, counter_of, first_token, format_job, job_id, session_of
-from cluster.jobs import NOTHING_SPECIAL, About, BadSpec, End, Failure, Hook, Outcome, plain_call
+from cluster.config import CoordinatorLimits, Times
+from cluster.ids import counter_of, first_token, job_id, session_of
+from cluster.jobs import NOTHING_SPECIAL, About, End, Failure, Outcome
 from cluster.messages import (
-    Accepted,
     Answer,
     Ask,
     Awaiting,
@@ -46,16 +38,12 @@ from cluster.messages import (
     Draining,
     Fetch,
     Finished,
-    GoOn,
     Heartbeat,
-    Hold,
     Interrupt,
     Message,
     NodeHello,
     NotCancelled,
     Pulse,
-    Refusal,
-    Resync,
     Retract,
     Returned,
     Saved,
@@ -63,20 +51,21 @@ from cluster.messages import (
     Submit,
     Taken,
     Watch,
-    Welcome,
 )
-from cluster.session import Link, Verdict
-from scheduler import ages, answers, events, figures, inquiries, keys, names, retries
+from scheduler import ages, answers, events, figures, keys, retries
 from scheduler.admission import Admission
 from scheduler.adrift import Adrift
-from scheduler.assigning import Batch
 from scheduler.clients import Client, Clients, Owed
+from scheduler.dealer import Dealer
 from scheduler.dependencies import Dependencies
 from scheduler.desk import Books, Desk, Verbs
+from scheduler.door import Door
 from scheduler.exchange import Exchange
-from scheduler.functions import Demand, Functions, Line, Record, RunTime
+from scheduler.following import Following
+from scheduler.functions import Functions, Record
+from scheduler.hooks import Hooks
+from scheduler.intake import Intake
 from scheduler.journal import (
-    CLOCK_SETTING,
     ArgumentsDropped,
     ArgumentsRead,
     HistoryRead,
@@ -84,42 +73,29 @@ from scheduler.journal import (
     OutcomesPruned,
     OutcomesRead,
     PayloadsRead,
-    PruneOutcomes,
-    ReadOutcomes,
-    ReadPayloads,
     SpaceMeasured,
     Wanted,
-    node_about,
 )
 from scheduler.lifecycle import Cause, Job, State, Wish, move
-from scheduler.payloads import AHEAD, Payloads
+from scheduler.outbox import Outbox
+from scheduler.owing import Owing
+from scheduler.payloads import Payloads
 from scheduler.peers import Peer
-from scheduler.placement import Chance, prefill
-from scheduler.queues import SETTING, Queue, Queues
-from scheduler.ready_queue import ReadyQueue, Waiters
-from scheduler.rooms import RESERVE_AFTER_S, Rooms, reserve
-from scheduler.roster import BARRED, LoadsQueried, Node, Roster
+from scheduler.placement import Chance
+from scheduler.queues import Queues
+from scheduler.ready_queue import ReadyQueue
+from scheduler.recovery import Life, take_up
+from scheduler.roster import BARRED, MOMENT, LoadsQueried, Node, Roster
+from scheduler.silence import Decisions, Silence
 from scheduler.standing_orders import House, StandingOrders
-from scheduler.store import Arguments, KeyRow, Recovered, UnfinishedRow
+from scheduler.store import Arguments, Recovered, UnfinishedRow
 from scheduler.tally import Tally
 from scheduler.timers import Kind, Timers
+from scheduler.upkeep import PRUNE_EVERY_S, Upkeep
 from scheduler.waiting import WaitingJobs
-
-ACCEPT_EVERY = 1_000
-"""...and no longer than so many jobs."""
-
-PRUNE_EVERY_S, PRUNE_PAUSE_S, PRUNE_SLICE = 60.0, 0.25, 500
-"""Old outcomes are looked for so often; while there are more, the next slice follows so soon; rows of one slice, which
-takes a millisecond."""
-
-CLOCK_EVERY_S = 3600.0
-"""Where nothing else is written, it is noted so often that time was lived."""
 
 TIMERS_PER_TURN = 5_000
 """Jobs that may become due in one turn; the rest follow in the next ones."""
-
-STUCK_S = 0.05
-"""Work lying ready on a node so long without a result there is asked back, if another node is idle."""
 
 
 _OUTCOME_OF: dict[int, Outcome] = {
@@ -152,52 +128,118 @@ class Coordinator:
         self._chance = chance
         self._times = times or Times()
         self._limits = limits or CoordinatorLimits()
+        self._born: float | None = None
+        self._now = self._wall = 0.0
+        self._measure_at = self._judge_at = 0.0
+        self._query_fails = False
+        """Whether the load query had no answer last time."""
         self._queues = Queues()
         self._functions = Functions(self._queues)
         self._timers = Timers()
         self._dependencies = Dependencies()
         self._keys = keys.Keys()
         self._events = events.Events()
-        self._ended_with_hooks: list[tuple[Job, int, bytes, bool]] = []
-        """Jobs that have ended, and for whose end something shall be run."""
-        self._parents_ended: deque[tuple[bytes, bool, str]] = deque()
-        """Jobs others waited for: id, whether it succeeded, and what became of it in words."""
-        self._looked_for: list[Wanted] = []
-        """Jobs that are not in memory, where there is no store that could know them."""
         self._ready = ReadyQueue()
         self._clients = Clients()
         self._roster = Roster()
         self._waiting = WaitingJobs()
         self._exchange = Exchange()
-        self._routes: dict[bytes, Peer] = {}
-        self._token = first_token(epoch)
-        self._rank = 0
         self._admission = Admission(self._limits)
         self._payloads = Payloads(self._limits.payload_memory_bytes)
         self._tally = Tally()
-        self._born: float | None = None
-        self._turn = Turn()
-        self._now = self._wall = 0.0
-        self._active: dict[int, Peer] = {}
-        """Peers to look after at the end of this turn."""
-        self._measure_at = 0.0
-        self._query_fails = False
-        """Whether the load query had no answer last time."""
-        self._judge_at = 0.0
-        self._journal = Journal(recovered, self._functions)
-        self._prune_at = self._clock_at = math.inf
-        self._ages = ages.Ages(recovered.settings.get(ages.SETTING) if recovered else None)
         self._adrift = Adrift()
-        self._orders = StandingOrders(
-            House(self._order, self._stop, self._clients.unfinished, self._fact), self._functions, recovered, epoch
+        self._journal = Journal(recovered, self._functions)
+        self._out = Outbox(self._exchange, self._limits.results_in_flight)
+        self._door = Door(
+            epoch,
+            version,
+            self._times,
+            self._limits,
+            self._clients,
+            self._roster,
+            self._journal,
+            self._admission,
+            self._waiting,
+            self._out,
+            self._node_gone,
         )
-        self._keyed: list[tuple[KeyRow, Job]] = []
-        """Keys taken by jobs of the submission at hand,"""
-        self._aliased: list[tuple[bytes, bytes]] = []
-        """...and submissions attached to jobs that were there."""
+        self._dealer = Dealer(
+            first_token(epoch),
+            chance,
+            self._limits,
+            self._ready,
+            self._roster,
+            self._payloads,
+            self._journal,
+            self._events,
+            self._out,
+        )
+        kept = recovered.settings.get(ages.SETTING) if recovered else None
+        self._upkeep = Upkeep(ages.Ages(kept), self._limits, self._journal, self._exchange, self._out)
+        self._silence = Silence(
+            self._times,
+            self._limits,
+            self._clients,
+            self._roster,
+            self._out,
+            Decisions(
+                node_gone=self._node_gone,
+                node_cleared=self._clear,
+                client_gone=self._client_left,
+                resync=self._door.resync,
+                retract=self._retract,
+            ),
+        )
+        self._owing = Owing(self._clients, self._journal, self._exchange, self._out)
+        self._following = Following(
+            self._dependencies,
+            self._clients,
+            self._journal,
+            self._out,
+            self._owing.look_up,
+            self._follows,
+            self._follows_not,
+        )
+        self._intake = Intake(
+            clients=self._clients,
+            functions=self._functions,
+            keys=self._keys,
+            timers=self._timers,
+            ready=self._ready,
+            admission=self._admission,
+            payloads=self._payloads,
+            exchange=self._exchange,
+            journal=self._journal,
+            tally=self._tally,
+            events=self._events,
+            owing=self._owing,
+            following=self._following,
+            out=self._out,
+        )
+        self._hooks = Hooks(self._functions, self._out, self._intake.make)
+        self._orders = StandingOrders(
+            House(self._order, self._stop, self._clients.unfinished, self._out.fact), self._functions, recovered, epoch
+        )
         self._desk = self._open_desk()
         if recovered is not None:
-            self._recover(recovered, unfinished)
+            self._intake.rank = recovered.last_rank
+            take_up(
+                recovered,
+                unfinished,
+                Life(
+                    clients=self._clients,
+                    roster=self._roster,
+                    queues=self._queues,
+                    functions=self._functions,
+                    keys=self._keys,
+                    timers=self._timers,
+                    exchange=self._exchange,
+                    admission=self._admission,
+                    payloads=self._payloads,
+                    journal=self._journal,
+                    adrift=self._adrift,
+                ),
+            )
 
     def _open_desk(self) -> Desk:
         books = Books(
@@ -213,26 +255,22 @@ class Coordinator:
             events=self._events,
         )
         verbs = Verbs(
-            tell=lambda client, message: self._tell([(client, message)]),
-            do=self._do,
-            fact=self._fact,
             status=self._status,
             cancel=self._cancel_jobs,
             retract=self._retract,
             bar=self._bar,
             admit=self._admit,
-            records=self._records,
-            make=self._make,
-            made=self._made,
+            records=self._intake.records,
+            make=self._intake.make,
+            made=self._intake.made,
         )
-        return Desk(self.epoch, books, verbs)
+        return Desk(self.epoch, books, verbs, self._out)
 
     # ------------------------------------------------------------------------------- the contract
 
     def turn(self, happened: Sequence[Any], now: Now) -> Turn:
-        self._turn = Turn()
+        turn = self._out.begin(now)
         self._now, self._wall = now.mono, now.wall
-        self._desk.now = now
         if self._born is None:
             self._be_born()
         drained = False
@@ -244,9 +282,9 @@ class Coordinator:
                 case Drained():
                     drained = True
                 case blobs.ChunkWritten():
-                    self._tell(self._exchange.written(event))
+                    self._out.tell_all(self._exchange.written(event))
                 case blobs.ChunkRead():
-                    self._tell(self._exchange.read(event))
+                    self._out.tell_all(self._exchange.read(event))
                 case blobs.BlobFailed():
                     self._blob_failed(event)
                 case OutcomesRead():
@@ -260,134 +298,113 @@ class Coordinator:
                 case PayloadsRead():
                     self._payloads.arrived(event.found)
                 case OutcomesPruned():
-                    self._outcomes_pruned(event)
+                    self._upkeep.pruned(event)
                 case SpaceMeasured():
                     self._space(event.free)
                 case LoadsQueried():
                     self._loads_queried(event)
                 case Unroutable():
-                    self._unroutable(event.route)
+                    self._door.closed(event.route)
                 case Garbled():
                     garbled[event.reason] = garbled.get(event.reason, 0) + 1
                 case Stalled():
-                    self._stalled(event.seconds)
+                    self._silence.stalled(event.seconds)
                 case WallClockJumped():
                     self._clock_set(event.seconds)
         for reason, n in garbled.items():
-            self._fact("garbled", n, reason=reason)
+            self._out.fact("garbled", n, reason=reason)
         self._ring()
         self._follow()
-        self._fire_hooks()
         self._keep_orders()
-        self._place()
-        self._let_go_on()
+        self._dealer.deal()
+        self._intake.let_go_on()
         if drained and now.mono >= self._judge_at:
             self._judge()
         self._follow()
-        self._fire_hooks()
         self._desk.inquire()
         self._desk.tell_events()
         self._desk.tell_drained()
         self._settle()
-        self._turn.facts += self._tally.facts(self._wall)
+        turn.facts += self._tally.facts(self._wall)
         self._journal.orders(self._orders.rows())
         if now.mono >= self._measure_at:
             self._measure()
-        self._turn.writes += self._journal.take(self._wall)
-        return self._turn
+        turn.writes += self._journal.take(self._wall)
+        return turn
 
     def deadline(self) -> float | None:
         if self._desk.busy:
             return self._now
-        times = [self._judge_at, self._now + min(self._timers.next, self._orders.next) - self._wall]
-        for peer in self._active.values():
-            due = peer.link.ack_due()
-            if due is not None:
-                times.append(due)
-            if isinstance(peer, Client) and peer.told_due is not None:
-                times.append(peer.told_due)
-        return min(times)
+        clock = min(self._timers.next, self._orders.next)
+        return min(self._judge_at, self._now + clock - self._wall, self._out.due)
 
-    # ------------------------------------------------------------------------------- small tools
+    # ------------------------------------------------------------------------------- what the host tells
 
-    def _do(self, effect: Any) -> None:
-        self._turn.after_commit.append(effect)
+    def _be_born(self) -> None:
+        """The first turn: silence and leases count from here."""
+        self._born = self._now
+        self._upkeep.begin()
+        for peer in (*self._clients, *self._roster):
+            peer.heard_at = self._now
+        self._orders.begin(self._wall)
+        if self._wall < self._journal.last_at:
+            self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
+        elif self._journal.last_at and self._wall - self._journal.last_at > PRUNE_EVERY_S:
+            self._upkeep.unlived(self._wall - self._journal.last_at)  # or the clock was set: nobody can tell
+        if self._adrift:
+            self._out.fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
+        self._land()
 
-    def _fact(self, kind: str, n: int = 1, **about: Any) -> None:
-        self._turn.facts.append(fact(kind, n, **about))
+    def _space(self, free: int) -> None:
+        """At the watermark nothing new is taken, by itself again when there is room; what is taken goes on."""
+        least = self._limits.min_free_bytes
+        if free < least and not self._admission.disk_full:
+            self._admission.disk_full = (
+                f"{free} bytes are free on the disk of the coordinator's store, fewer than {least} (min_free_bytes)"
+            )
+            self._out.fact("disk_low", free=free, least=least)
+        elif free >= least and self._admission.disk_full:
+            self._admission.disk_full = ""
+            self._out.fact("disk_well", free=free)
 
-    def _note(self, kind: str, jobs: Iterable[Job], text: str = "") -> None:
-        """For those who listen to what happens to jobs."""
-        if self._events.listened(self._now):
-            for job in jobs:
-                self._events.add(kind, job, self._wall, False, text)
-
-    def _send(self, peer: Peer, message: Message) -> None:
-        """To a peer whose link stands; to another, nothing: its next hello puts things right."""
-        if peer.reachable:
-            self._turn.after_commit.append(peer.stamp(message, self._now))
-
-    def _tell(self, words: Iterable[tuple[Peer, Message]]) -> None:
-        for peer, message in words:
-            self._active[id(peer)] = peer
-            self._send(peer, message)
-
-    def _reply(self, event: Received, message: Message) -> None:
-        """An unnumbered answer to someone who is no peer (yet)."""
-        self._turn.after_commit.append(Send(event.route, Header(event.header.link, 0, 0), message))
+    def _loads_queried(self, event: LoadsQueried) -> None:
+        """That there is no answer is told once: what was said before counts less with its age, and then no more."""
+        if bool(event.failure) is not self._query_fails:
+            self._query_fails = bool(event.failure)
+            if event.failure:
+                self._out.fact("load_query_failed", reason=event.failure)
+            else:
+                self._out.fact("load_query_well")
+        if not event.failure:
+            for node in self._roster:
+                node.take_query(event.loads.get(node.name, 0.0), event.every_s, self._now)
+                node.weigh(self._now, self._limits.load_weight)
 
     # ------------------------------------------------------------------------------- receiving
 
     def _received(self, event: Received) -> None:
         message = event.message
         if isinstance(message, ClientHello):
-            self._client_hello(event, message)
+            self._door.client_hello(event, message)
             return
         if isinstance(message, NodeHello):
-            self._node_hello(event, message)
+            node = self._door.node_hello(event, message)
+            if node is not None:
+                self._adopt(node, message)
+                self._reconcile(node, message.tokens)
             return
-        peer = self._routes.get(event.route)
-        if peer is None or peer.identity.key != event.identity.key:
-            self._reply(event, Resync("not known here"))
-            return
-        verdict = peer.link.take(event.header, message, self._now)
-        if verdict is Verdict.GAP:
-            self._resync(peer, "messages were lost on the way")
-            return
-        if verdict is not Verdict.NEXT:
-            return
-        self._heard(peer)
+        peer = self._door.hear(event)
         if isinstance(peer, Client):
             self._from_client(peer, message)
-        else:
-            assert isinstance(peer, Node)
+        elif isinstance(peer, Node):
             self._from_node(peer, message)
-
-    def _resync(self, peer: Peer, reason: str) -> None:
-        """Have the peer join again; the word is repeated for a link only after a heartbeat, in case it was lost."""
-        if peer.resync_asked == peer.link.number and self._now - peer.resync_at < self._times.heartbeat_s:
-            return
-        peer.resync_asked, peer.resync_at = peer.link.number, self._now
-        self._fact("resync", peer=_name(peer), reason=reason)
-        self._turn.after_commit.append(peer.plain(Resync(reason)))
-
-    def _heard(self, peer: Peer) -> None:
-        peer.heard_at = self._now
-        peer.reachable = True
-        if peer.unacked_since is not None:
-            peer.acknowledged(self._now)
-        self._active[id(peer)] = peer
-        if peer.suspect:
-            peer.suspect = False
-            if isinstance(peer, Node):
-                self._fact("node_back", node=peer.name)
 
     def _from_client(self, client: Client, message: Message) -> None:
         client.acknowledge()
         client.forgotten = False
         match message:
             case Submit():
-                self._submit(client, message)
+                self._intake.submit(client, message)
             case Pulse():
                 client.pulse_owed = True
             case Cancel():
@@ -399,13 +416,13 @@ class Coordinator:
             case Bye():
                 self._client_left(client, "it left")
             case Awaiting():
-                self._await(client, message.counters)
+                self._owing.await_outcomes(client, message.counters)
             case Watch():
-                self._watch(client, message)
+                self._owing.watch(client, message)
             case Taken():
-                self._client_took(client, message)
+                self._owing.took(client, message)
             case BlobRefused():
-                self._client_done(client, message.sha)
+                self._owing.done(client, message.sha)
                 self._common(client, message)
             case _:
                 self._common(client, message)
@@ -422,7 +439,7 @@ class Coordinator:
                 pass
             case Draining():
                 node.draining = True
-                self._fact("node_drains", node=node.name, reason=message.reason)
+                self._out.fact("node_drains", node=node.name, reason=message.reason)
             case Started():
                 self._started(node, message.tokens)
             case Saved():
@@ -431,7 +448,7 @@ class Coordinator:
                 self._returned(node, message)
             case Bye():
                 self._node_gone(node, "left", counted=False)
-                self._fact("node_left", node=node.name)
+                self._out.fact("node_left", node=node.name)
             case Taken():
                 self._exchange.taken(node, message)
             case _:
@@ -447,11 +464,11 @@ class Coordinator:
                 answer = self._fetch(peer, message)
             case BlobRefused():
                 self._exchange.sent(peer, message.sha)
-                self._fact("blob_failed", sha=message.sha.hex()[:12], reason=message.reason)
+                self._out.fact("blob_failed", sha=message.sha.hex()[:12], reason=message.reason)
             case _:
-                self._fact("unexpected", reason=f"{type(message).__name__} from {_name(peer)}")
+                self._out.fact("unexpected", reason=f"{type(message).__name__} from {peer.called}")
         if answer is not None:
-            self._send(peer, answer)
+            self._out.send(peer, answer)
 
     def _fetch(self, peer: Peer, message: Fetch) -> Message | None:
         code = None if message.sha in self._exchange else self._functions.code(message.sha)
@@ -459,178 +476,19 @@ class Coordinator:
             return Chunk(message.sha, len(code), 0, code)
         answer = self._exchange.fetch(peer, message)
         if answer is not None and isinstance(peer, Client):
-            self._client_lost(peer, message.sha)
+            self._owing.lost(peer, message.sha)
         return answer
 
     def _blob_failed(self, event: blobs.BlobFailed) -> None:
         """The coordinator's disk has lost a blob, or would not take it."""
-        self._fact("blob_failed", sha=event.sha.hex()[:12], reason=event.reason)
+        self._out.fact("blob_failed", sha=event.sha.hex()[:12], reason=event.reason)
         words = self._exchange.failed(event)
-        self._tell(words)
+        self._out.tell_all(words)
         for peer, _ in words:
             if isinstance(peer, Client):
-                self._client_lost(peer, event.sha)
+                self._owing.lost(peer, event.sha)
 
-    # ------------------------------------------------------------------------------- joining
-
-    def _refuse(self, event: Received, code: str, text: str) -> None:
-        self._fact("peer_refused", reason=text)
-        self._reply(event, Refusal(code, text))
-
-    def _fit_to_join(self, event: Received, role: str, protocol: int, version: str, session: bytes) -> bool:
-        if protocol != PROTOCOL:
-            self._refuse(
-                event,
-                "version",
-                f"this coordinator (ganger {self._version}) speaks protocol {PROTOCOL}, the {role} "
-                f"(ganger {version}) speaks {protocol}: install the same version on both sides",
-            )
-        elif event.identity.role not in (role, "owner"):
-            self._refuse(
-                event,
-                "role",
-                f"the key {event.identity.owner!r} is for a {event.identity.role}, not for a {role}: "
-                f"use the connection file {role}.json",
-            )
-        elif len(session) != SESSION_BYTES:
-            self._refuse(event, "version", f"a session id has {SESSION_BYTES} bytes")
-        else:
-            return True
-        return False
-
-    def _bind(self, peer: Peer, event: Received) -> None:
-        if self._routes.get(peer.route) is peer:
-            del self._routes[peer.route]
-        peer.rebind(event.route, event.header.link, self._now)
-        other = self._routes.get(event.route)
-        if other is not None:
-            other.reachable = False
-            other.closed_at = self._now
-        self._routes[event.route] = peer
-        self._active[id(peer)] = peer
-
-    def _client_hello(self, event: Received, hello: ClientHello) -> None:
-        if not self._fit_to_join(event, "client", hello.protocol, hello.version, hello.session):
-            return
-        identity = event.identity
-        client = self._clients.get(hello.session)
-        if client is not None and client.identity.key != identity.key:
-            self._refuse(event, "name", "this session id belongs to another key")
-            return
-        namespace = hello.namespace or identity.namespace
-        if namespace != identity.namespace and identity.role != "owner":
-            self._refuse(
-                event,
-                "namespace",
-                f"the key {identity.owner!r} is for namespace {identity.namespace!r}, not {namespace!r}",
-            )
-            return
-        if client is not None and event.header.link <= client.link.number:
-            return  # a late copy of an earlier hello
-        kept = self._journal.session(hello.session)
-        if kept is not None and kept.key != identity.key:
-            self._refuse(event, "name", "this session id belongs to another key")
-            return
-        known = client is not None and not client.forgotten
-        if client is None:
-            if len(self._clients) >= self._limits.max_sessions:
-                self._refuse(event, "full", f"{len(self._clients)} client sessions are the limit (max_sessions)")
-                return
-            client = Client(
-                hello.session,
-                identity,
-                event.route,
-                Link(),
-                self._now,
-                namespace=namespace,
-                accepted=kept.accepted if kept else 0,
-                forgotten=hello.epoch == self.epoch,  # it knows this epoch, which knew it once
-            )
-            self._clients.add(client)
-        client.accepted = max(client.accepted, hello.accepted)  # what leaves no rows may be above those that do
-        self._waiting.relinked(client)
-        self._bind(client, event)
-        client.owe_again()
-        client.left = False
-        client.told, client.told_due = client.accepted, None
-        client.held, client.resumed_at = False, 0
-        self._admission.held.pop(client, None)
-        # A client that has not heard of this epoch yet has not been told either what the last one took with it.
-        resumed = known and hello.epoch == self.epoch
-        self._send(client, self._welcome(resumed, client.accepted, kept is not None))
-        self._fact("client_joined", session=client.session.hex(), namespace=client.namespace, link=client.link.number)
-
-    def _welcome(self, known: bool, accepted: int, kept: bool = False) -> Welcome:
-        return Welcome(self.epoch, known, accepted, self._times.heartbeat_s, self._times.lease_s, kept)
-
-    def _node_hello(self, event: Received, hello: NodeHello) -> None:
-        if not self._fit_to_join(event, "node", hello.protocol, hello.version, hello.session):
-            return
-        node = self._roster.get(hello.name)
-        if node is not None and node.session != hello.session:
-            if not names.succeeds(hello, node):
-                self._contest(event, hello, node)
-                return
-            self._node_gone(node, "a new life of it has come")
-            node = None
-        if node is not None and node.identity.key != event.identity.key:
-            self._refuse(event, "name", "this session id belongs to another key")
-            return
-        if node is not None and event.header.link <= node.link.number:
-            return  # a late copy of an earlier hello
-        known = node is not None
-        if node is None:
-            if len(self._roster) >= self._limits.max_nodes:
-                self._refuse(event, "full", f"{len(self._roster)} nodes are the limit (max_nodes)")
-                return
-            node = Node(
-                hello.session,
-                event.identity,
-                event.route,
-                Link(),
-                self._now,
-                name=hello.name,
-                incarnation=hello.incarnation,
-                previous=hello.previous[:SESSION_BYTES],
-                lock=hello.lock,
-                host=hello.host,
-                pid=hello.pid,
-                python=hello.python,
-                slots=max(1, hello.slots),
-                labels=hello.labels,
-                queues=tuple(hello.queues),
-                resources=hello.resources,
-            )
-            self._roster.add(node)
-            self._journal.node(node)
-        self._bind(node, event)
-        node.code.clear()
-        self._send(node, self._welcome(known, 0))
-        self._fact("node_joined", node=node.name, slots=node.slots, host=node.host, link=node.link.number)
-        self._adopt(node, hello)
-        self._reconcile(node, hello.tokens)
-
-    def _contest(self, event: Received, hello: NodeHello, holder: Node) -> None:
-        """Refuse who claims a living node's name; leave it without an answer, which it asks for again, till we know."""
-        if names.proved_alive(hello, holder):
-            del holder.claims[hello.session]
-            self._refuse(event, "name", names.refusal(hello, holder))
-            return
-        if not names.asked(hello, holder) and holder.reachable:
-            self._send(holder, Retract([]))  # it asks for nothing, and is owed an acknowledgement soon
-            names.claim(hello, holder)
-            return
-        silent = self._now - holder.heard_at
-        quiet = not holder.placeable or silent >= 1.5 * self._times.heartbeat_s
-        if quiet and self._now - holder.claims_told_at >= self._times.lease_s:
-            holder.claims_told_at = self._now
-            self._fact(
-                "name_contested",
-                node=holder.name,
-                rival=f"host {hello.host}, process {hello.pid}",
-                holder=f"host {holder.host}, process {holder.pid}",
-                silent=silent,
-            )
+    # ------------------------------------------------------------------------------- what nodes hold
 
     def _reconcile(self, node: Node, tokens: list[int]) -> None:
         """What the node holds is settled by its own word: the rest never arrived, and costs nothing."""
@@ -639,120 +497,16 @@ class Coordinator:
         self._requeue(node, node.leases.absent_from(tokens))
         strange = [t for t in tokens if t not in node.leases]
         if strange:
-            self._send(node, Discard(strange))
+            self._out.send(node, Discard(strange))
         late = [j for j in node.leases if j.state is State.LEASED and (node.barred or self._late(j))]
         self._retract(node, [*(j for j in node.leases if j.cancel_wished is Wish.UNSTARTED), *late])
         self._interrupt([j for j in node.leases if j.cancel_wished is Wish.ENDED])
 
-    # ------------------------------------------------------------------------------- after a restart
-
-    def _recover(self, recovered: Recovered, unfinished: Iterable[UnfinishedRow]) -> None:
-        """Take up what the last life left. Jobs it may have assigned wait for the word of those it knew, or the
-        end of the longest lease it can have given."""
-        self._rank = recovered.last_rank
-        for sha, (size, holds) in recovered.blobs.items():
-            self._exchange.restore(sha, size, holds)
-        records: dict[int, Record] = {}
-        for name, value in recovered.settings.items():
-            if name.startswith(SETTING):
-                self._queues.restore(name.removeprefix(SETTING), value)
-            elif name.startswith(BARRED):
-                self._roster.bar(name.removeprefix(BARRED), *_MOMENT.unpack(value))
-        for key in recovered.keys:
-            self._keys.restore(key)
-            if key.until:
-                self._timers.at(key.until, Kind.KEY, (key.namespace, key.key))
-        for spec in recovered.specs:
-            record = self._functions.restore(spec.number, spec.raw, spec.owner, spec.code, spec.blob)
-            records[spec.number] = record
-            if spec.blob:
-                self._exchange.restore(record.spec.code, record.spec.code_size, 1)
-        for known in recovered.nodes:
-            lock, pid, python, slots, labels, queues, resources = node_about(known)
-            identity = Identity(known.key, "node", "node", "default")
-            node = Node(
-                known.session, identity, b"", Link(), 0.0, False, math.inf, name=known.name, resources=resources
-            )
-            node.incarnation, node.host, node.lock = known.incarnation, known.host, lock
-            node.pid, node.python, node.slots, node.labels, node.awaited = pid, python, slots, labels, True
-            node.queues = queues
-            self._roster.add(node)
-        for row in unfinished:
-            record = self._functions.linked(records[row.spec])
-            client = self._clients.get(session_of(row.id)) or self._absent(session_of(row.id))
-            large = (row.sha, row.size) if row.sha else None
-            payload = row.payload or b""
-            job = Job(row.id, counter_of(row.id), client, record, payload, large, row.rank, State.ADRIFT)
-            job.size, job.absent = row.payload_bytes, len(payload) < row.payload_bytes
-            job.attempt, job.at, job.since = row.attempt, row.at, row.at
-            job.summary, job.about = row.summary, About.decode(row.about)
-            job.due = row.due or job.first_due  # nothing has happened to it, so no row says when it may run
-            retries.restore(job, row.tries)
-            client.jobs[job.counter] = job
-            self._adrift.add(job, row.node if row.token else b"")
-            record.queue.take(ADRIFT)
-            record.queue.jobs += 1
-            self._set_timers(job)
-            record.live += 1
-            self._admission.taken(job)
-            self._admission.saved(job, row.saved)
-            self._payloads.taken([job])
-
-    def _absent(self, session: bytes) -> Client:
-        """A session of an earlier life, which may come back."""
-        row = self._journal.session(session)
-        assert row is not None, f"job of session {session.hex()}, which is not kept"
-        identity = Identity(row.key, "client", row.owner, row.namespace)
-        client = Client(session, identity, b"", Link(), 0.0, False, namespace=row.namespace, accepted=row.accepted)
-        client.left = client.forgotten = not row.key  # of the house
-        self._clients.add(client)
-        return client
-
-    def _be_born(self) -> None:
-        """The first turn: silence and leases count from here."""
-        self._born = self._now
-        if self._journal.open:
-            self._prune_at, self._clock_at = self._now + PRUNE_EVERY_S, self._now + CLOCK_EVERY_S
-        for peer in (*self._clients, *self._roster):
-            peer.heard_at = self._now
-        self._orders.begin(self._wall)
-        if self._wall < self._journal.last_at:
-            self._clock_set(self._wall - self._journal.last_at)  # at least, and while nobody was there to see it
-        elif self._journal.last_at and self._wall - self._journal.last_at > PRUNE_EVERY_S:
-            self._unlived(self._wall - self._journal.last_at)  # or the clock was set: nobody can tell
-        if self._adrift:
-            self._fact("jobs_recovered", len(self._adrift), nodes=len(self._roster))
-        self._land()
-
     def _adopt(self, node: Node, hello: NodeHello) -> None:
-        """What the node holds of an earlier life goes on under its old token. Of two that hold one job, the one with
-        the later token has the right to it."""
+        """What the node holds of an earlier life goes on there."""
         node.awaited = False
-        self._adrift.told(node.session, frozenset(hello.jobs))
-        ours = first_token(self.epoch)
-        superseded: dict[int, tuple[Node, list[int]]] = {}
-        for token, jid, attempt in zip(hello.tokens, hello.jobs, hello.attempts, strict=True):
-            client = self._clients.get(session_of(jid))
-            job = None if client is None else client.jobs.get(counter_of(jid))
-            if job is None or token >= ours or not job.token < token:
-                continue
-            if retries.is_over(job, attempt):
-                continue  # an earlier life has heard so: another node may have the next attempt
-            if job.state is State.ADRIFT:
-                self._adrift.found(job)
-                self._ashore(job)
-            elif job.node is not None and job.token:
-                job.node.leases.end(job.token)
-                superseded.setdefault(id(job.node), (job.node, []))[1].append(job.token)
-            else:
-                continue
-            move(job, Cause.ADOPTED)
-            job.attempt, job.token, job.node, job.retracting = attempt, token, node, False
-            job.due = min(job.due, self._wall)  # it was due when it was given, whatever the clock says now
-            node.leases.grant(job)
-        for other, tokens in superseded.values():
-            self._active[id(other)] = other
-            self._send(other, Discard(tokens))
+        for other, tokens in self._adrift.adopt(node, hello, self._clients, first_token(self.epoch), self._wall):
+            self._out.tell(other, Discard(tokens))
         self._land()
 
     def _land(self) -> None:
@@ -762,7 +516,6 @@ class Coordinator:
             rest, doubtful = self._adrift.rest()
             back: list[Job] = []
             for job in rest:
-                self._ashore(job)
                 waits = bool(job.about.after) and not job.story  # what has begun had waited for them
                 if waits or job.due > self._wall:
                     move(job, Cause.PUT_OFF)
@@ -771,419 +524,13 @@ class Coordinator:
                     elif self._late(job):
                         self._expire(job)
                     elif waits:
-                        self._wait_for_parents(job)
+                        self._following.wait(job)
                 else:
                     move(job, Cause.LEFT_OVER)
                     back.append(job)
             self._push_back(back, "no node has them since the coordinator was restarted")
             for job in doubtful:
-                self._ashore(job)
                 self._give_up(job, "the node that may have started it did not come back after a restart")
-
-    @staticmethod
-    def _ashore(job: Job) -> None:
-        record: Record = job.record
-        record.queue.give_back(ADRIFT)
-
-    def _await(self, client: Client, counters: list[int]) -> None:
-        """A session that was away for a life of ours: what has become of these?"""
-        owed = {row.counter for row in client.owed()}
-        wanted = [
-            Wanted(job_id(client.session, c), client.session, c)
-            for c in counters
-            if c not in client.jobs and c not in owed
-        ]
-        self._look_up(wanted)
-
-    def _watch(self, client: Client, message: Watch) -> None:
-        wanted = []
-        if client.holds:
-            return  # it comes in its turn, as a submission does, and is handed in again
-        for counter, jid in zip(message.counters, message.jobs, strict=True):
-            client.accepted = max(client.accepted, counter)  # it comes in its turn, as a submission does
-            if not self._attach(client, counter, jid):
-                wanted.append(Wanted(jid, client.session, counter))
-        self._active[id(client)] = client
-        self._look_up(wanted)
-
-    def _attach(self, client: Client, counter: int, jid: bytes) -> bool:
-        """Owe the outcome of an unfinished job under this counter too; whether there is such a job."""
-        job = self._clients.unfinished(jid)
-        if job is None or not client.may_see(job.client.namespace):
-            return False
-        if (client.session, counter) not in (job.watchers or ()):
-            job.watchers = [*(job.watchers or ()), (client.session, counter)]
-        return True
-
-    def _look_up(self, wanted: list[Wanted]) -> None:
-        if wanted and self._journal.open:
-            self._turn.after_commit.append(ReadOutcomes(wanted, self._wall))
-        else:
-            self._looked_for += wanted
-
-    def _outcomes_read(self, event: OutcomesRead) -> None:
-        for wanted, row, alias in event.found:
-            if wanted.child:
-                self._parent_known(wanted, row, alias)
-                continue
-            client = self._clients.get(wanted.session)
-            if client is None or client.left:
-                continue
-            if wanted.cancel:
-                if row is None or row.outcome != Outcome.CANCELLED:  # else it has heard so, or asks what became of it
-                    self._not_cancelled(client, [wanted.job])
-                continue
-            if alias:
-                if not self._attach(client, wanted.counter, alias):  # that one has ended since the store was asked
-                    self._look_up([wanted._replace(job=alias)])
-                continue
-            kept = self._journal.session(session_of(wanted.job))
-            visible = kept is not None and client.may_see(kept.namespace)
-            if row is None or not visible:
-                expired = visible and kept is not None and counter_of(wanted.job) <= kept.accepted
-                row = _unknown(wanted, expired)
-            self._owe(client, row._replace(counter=wanted.counter))
-
-    def _owe(self, client: Client, row: Owed) -> None:
-        if row.large is not None:
-            self._exchange.hold(row.large[0])
-            client.fetchable[row.large[0]] = client.fetchable.get(row.large[0], 0) + 1
-        client.owe(row)
-        self._active[id(client)] = client
-
-    def _unlived(self, seconds: float) -> None:
-        """What is kept has not become so much older."""
-        self._journal.setting(ages.SETTING, self._ages.unlived(seconds, self._wall))
-
-    def _outcomes_pruned(self, event: OutcomesPruned) -> None:
-        for sha in event.blobs:
-            self._exchange.release(sha)
-        if event.outcomes:
-            self._fact("outcomes_pruned", event.outcomes)
-        self._prune_at = self._now + (PRUNE_PAUSE_S if event.outcomes >= PRUNE_SLICE else PRUNE_EVERY_S)
-
-    def _space(self, free: int) -> None:
-        """At the watermark nothing new is taken, by itself again when there is room; what is taken goes on."""
-        least = self._limits.min_free_bytes
-        if free < least and not self._admission.disk_full:
-            self._admission.disk_full = (
-                f"{free} bytes are free on the disk of the coordinator's store, fewer than {least} (min_free_bytes)"
-            )
-            self._fact("disk_low", free=free, least=least)
-        elif free >= least and self._admission.disk_full:
-            self._admission.disk_full = ""
-            self._fact("disk_well", free=free)
-
-    def _loads_queried(self, event: LoadsQueried) -> None:
-        """That there is no answer is told once: what was said before counts less with its age, and then no more."""
-        if bool(event.failure) is not self._query_fails:
-            self._query_fails = bool(event.failure)
-            if event.failure:
-                self._fact("load_query_failed", reason=event.failure)
-            else:
-                self._fact("load_query_well")
-        if not event.failure:
-            for node in self._roster:
-                node.take_query(event.loads.get(node.name, 0.0), event.every_s, self._now)
-                node.weigh(self._now, self._limits.load_weight)
-
-    # ------------------------------------------------------------------------------- submissions
-
-    def _submit(self, client: Client, message: Submit) -> None:
-        if client.holds:
-            return  # it knows, or will
-        first, count = message.first, len(message.payloads)
-        large = {row: (sha, size) for row, sha, size in message.large}
-        abouts: dict[int, bytes] = {row: about for row, about in message.abouts}  # noqa: C416 (they are lists)
-        skip = max(0, client.accepted + 1 - first)
-        if skip >= count:
-            client.told = min(client.told, client.accepted - 1)
-            self._unneeded(client, message, count)
-            return
-        records = self._records(client, message)
-        admission, payloads = self._admission, self._payloads
-        ready, jobs, session = self._ready, client.jobs, client.session
-        accepted: list[Job] = []
-        begun: list[Job] = []
-        refused: list[tuple[bytes, bytes]] = []
-        full = ""
-        near = admission.near(count, sum(map(len, message.payloads)))
-        for row in range(skip, count):
-            if near and (full := admission.full()):
-                count = row
-                break
-            counter = first + row
-            index = message.spec_of[row]
-            record = records[index] if index < len(records) else "the job names a spec its message lacks"
-            payload = message.payloads[row]
-            ref = large.get(row)
-            if isinstance(record, str):
-                refused.append(self._refuse_job(client, counter, record))
-                continue
-            if ref is not None and ref[0] not in self._exchange:
-                refused.append(self._refuse_job(client, counter, "its payload did not arrive"))
-                continue
-            about = NOTHING_SPECIAL
-            if row in abouts:
-                try:
-                    about = About.decode(abouts[row])
-                except BadSpec as e:
-                    refused.append(self._refuse_job(client, counter, str(e)))
-                    continue
-                if about.key and self._attached(client, counter, record, about, refused):
-                    continue
-            if ref is not None:
-                self._exchange.named(client, ref[0])
-            self._rank += 1
-            job = Job(job_id(session, counter), counter, client, record, payload, ref, self._rank)
-            job.size = len(payload)
-            job.at = job.since = self._wall
-            job.summary = message.summaries[row]
-            jobs[counter] = job
-            record.live += 1
-            record.queue.jobs += 1
-            accepted.append(job)
-            if near:
-                admission.taken(job)
-            if about is NOTHING_SPECIAL and not record.timed:
-                begun.append(job)
-            else:
-                job.about = about
-                if self._begins(job):
-                    begun.append(job)
-        ready.push(begun)
-        payloads.taken(accepted)
-        if not near:
-            admission.taken(*accepted)
-        client.accepted = max(client.accepted, first + count - 1)
-        self._unneeded(client, message, count)
-        self._journal.refused(client, refused, self._wall)
-        for alias, jid in self._aliased:
-            self._journal.alias(client, alias, jid, self._wall)
-        self._aliased.clear()
-        if accepted:
-            self._journal.accepted(client, accepted)
-            self._note("accepted", accepted)
-            for row_, job in self._keyed:
-                self._journal.key(row_, job)
-            self._keyed.clear()
-            self._relieve_memory(accepted)
-            queues = figures.by_queue(accepted)
-            self._fact("jobs_accepted", len(accepted), session=client.session.hex(), queues=queues)
-        if full:
-            self._hold(client, full)
-
-    def _begins(self, job: Job) -> bool:
-        """Of a new job something special is said: whether it need not wait for a moment, or for others."""
-        about = job.about
-        job.due = job.first_due
-        if about.key:
-            namespace = job.record.spec.namespace
-            mark = keys.fingerprint(job.record.spec, about)
-            self._keyed.append((self._keys.take(namespace, about.key, job.id, mark), job))
-        self._set_timers(job)
-        if about.after or job.due > self._wall:
-            job.state = State.SCHEDULED
-            if about.after:
-                self._wait_for_parents(job)
-            return False
-        return True
-
-    def _attached(
-        self, client: Client, counter: int, record: Record, about: About, refused: list[tuple[bytes, bytes]]
-    ) -> bool:
-        """Whether a job is there under this key already: then the submission is told of that one, or of a conflict."""
-        spec = record.spec
-        kept = self._keys.get(spec.namespace, about.key, self._wall)
-        if kept is None:
-            if len(self._keys) >= keys.MAX_KEYS:
-                refused.append(self._refuse_job(client, counter, f"{keys.MAX_KEYS} keys are taken, which is the limit"))
-                return True
-            return False
-        if kept.fingerprint != keys.fingerprint(spec, about):
-            why = (
-                f"the key {about.key!r} belongs to job {format_job(kept.job)}, which is not the same or not as durable"
-            )
-            refused.append(self._refuse_job(client, counter, why, "KeyConflict"))
-            return True
-        if spec.durable:
-            self._aliased.append((job_id(client.session, counter), kept.job))
-        if not self._attach(client, counter, kept.job):
-            self._look_up([Wanted(kept.job, client.session, counter)])
-        return True
-
-    def _relieve_memory(self, jobs: Iterable[Job]) -> None:
-        """Payloads that the store has and that are not needed soon go, if there are too many."""
-        if self._payloads.full:
-            for job in jobs:
-                if self._journal.keeps(job):
-                    self._payloads.relieve(job)
-
-    def _unneeded(self, client: Client, message: Submit, count: int) -> None:
-        """What no job has taken over: the first ``count`` rows were known already, or refused."""
-        if client.uploaded:
-            named = [sha for row, sha, _ in message.large if row < count]
-            for sha in named + [self._functions.code_of(raw) for raw in message.specs]:
-                self._exchange.unneeded(client, sha)
-
-    def _hold(self, client: Client, why: str) -> None:
-        """It shall keep what is above its counter, until there is room."""
-        client.held = True
-        client.told, client.told_due = client.accepted, None
-        self._admission.held[client] = None
-        self._send(client, Hold(client.accepted, why))
-        self._fact("submissions_held", session=client.session.hex(), reason=why)
-
-    def _let_go_on(self) -> None:
-        for client in self._admission.go_on():
-            client.held = False
-            if client.reachable:
-                self._send(client, GoOn())
-                client.resumed_at = client.link.sent
-
-    def _records(self, client: Client, message: Submit) -> list[Record | str]:
-        """The record of each spec of the message, or why its jobs are refused."""
-        code = dict(message.code)
-        out: list[Record | str] = []
-        for raw in message.specs:
-            try:
-                record = self._functions.intern(raw, client.identity.owner)
-                spec = record.spec
-                if spec.rules.at_most_once and not (spec.durable and self._journal.open):
-                    raise BadSpec("what must not start twice (at most once) must be durable")
-                if spec.namespace != client.namespace:
-                    raise BadSpec(f"its namespace {spec.namespace!r} is not the session's ({client.namespace!r})")
-                if spec.by_value and not record.code:
-                    if spec.code in code:
-                        self._functions.learn(record, code[spec.code])
-                    elif record.holds_blob:
-                        pass
-                    elif spec.code in self._exchange:
-                        self._exchange.named(client, spec.code)
-                        record.holds_blob = True
-                    else:
-                        raise BadSpec("its function's code did not arrive")
-                out.append(record)
-            except BadSpec as e:
-                out.append(f"its description is not usable: {e}")
-        return out
-
-    def _refuse_job(self, client: Client, counter: int, why: str, kind: str = "JobRefused") -> tuple[bytes, bytes]:
-        """Its id and the failure that is owed."""
-        self._tally.refused(kind)
-        failure = Failure(kind, f"the coordinator did not take the job: {why}").encode()
-        client.owe(Owed(counter, Outcome.FAILED, failure, None))
-        return job_id(client.session, counter), failure
-
-    # ------------------------------------------------------------------------------- placing
-
-    def _place(self) -> None:
-        """Deal ready jobs out, whose turn it is first, as far as there is room."""
-        ready, roster = self._ready, self._roster
-        roster.reserved = None
-        if not ready or not len(roster):
-            return
-        batches: dict[int, tuple[Node, Batch]] = {}
-        rooms: dict[tuple[Demand, int, bool], Rooms] = {}
-        shut: set[tuple[str, Line]] = set()
-        """Lines of which nothing more can go in this turn."""
-
-        def may_go(queue: Queue, line: Line) -> bool:
-            return queue.room != 0 and (queue.name, line) not in shut
-
-        absent: dict[int, Waiters] = {}
-        room: Rooms | None = None
-        last: Record | None = None
-        time, once = None, False
-        turn = ready.turn(may_go)
-        while turn is not None:
-            job = turn.job
-            record: Record = job.record
-            if room is None or record is not last:
-                last, queue, claims, demand = record, record.queue, record.claims, record.line.demand
-                if room is None or demand != room.demand or record.time is not time or record.once is not once:
-                    time, once = record.time, record.once
-                    room = rooms.get((demand, id(time), once))
-                    if room is None:
-                        room = rooms[demand, id(time), once] = self._rooms(demand, time, once)
-                        if roster.reserved is not None:
-                            room.keep_clear(roster.reserved)
-            avoid = job.story[-1].node if job.story else ""
-            node = None if job.absent else room.choose(self._chance, queue, avoid, claims)
-            if node is None:
-                shut.add((queue.name, record.line))
-                if self._payloads.absent and room.nodes:
-                    absent[id(turn.line)] = turn.line
-                turn = ready.turn(may_go)
-                if turn is not None and roster.reserved is None and self._wall - job.since > RESERVE_AFTER_S:
-                    self._reserve(job, rooms.values())
-                continue
-            ready.pop(turn)
-            self._lease(job, node)
-            entry = batches.get(id(node))
-            if entry is None:
-                entry = batches[id(node)] = (node, Batch())
-            entry[1].add(job)
-            if entry[1].full:
-                self._assign(*batches.pop(id(node)))
-            following = ready.same_line(turn) if queue.settings.max_running is None else None
-            if following is None:
-                if self._payloads.absent:
-                    absent[id(turn.line)] = turn.line
-                following = ready.turn(may_go)
-            turn = following
-        for node, batch in batches.values():
-            self._assign(node, batch)
-        for line in absent.values():
-            self._read_ahead(line)
-
-    def _reserve(self, job: Job, rooms: Iterable[Rooms]) -> None:
-        """Keep a node clear for it of what comes after it."""
-        reserved = None if job.absent else reserve(job, self._roster.fitting(job.record.line.demand))
-        if reserved is not None:
-            self._roster.reserved = reserved
-            for room in rooms:
-                room.keep_clear(reserved)
-
-    def _rooms(self, demand: Demand, time: RunTime, once: bool) -> Rooms:
-        limits = self._limits
-        mean_s = 0.0 if once else time.mean_s
-        nodes = [n for n in self._roster.fitting(demand) if n.placeable]
-        most = {
-            id(n): min(MAX_HELD // 2, n.slots + prefill(n.slots, mean_s, limits.prefill_s, limits.prefill_max))
-            for n in nodes
-        }
-        return Rooms(demand, [n for n in nodes if n.outstanding < most[id(n)]], most, time.ran_on)
-
-    def _read_ahead(self, line: Waiters) -> None:
-        """Have payloads at hand a little before their turn."""
-        some = self._ready.next(line, AHEAD)
-        if any(job.absent for job in some[:: AHEAD // 2]):
-            ranks = self._payloads.wanted(some)
-            if ranks:
-                self._turn.after_commit.append(ReadPayloads(ranks))
-
-    def _lease(self, job: Job, node: Node) -> None:
-        move(job, Cause.PLACED)
-        job.attempt += 1
-        if job.story:  # an earlier attempt may have come home, and is the present one then
-            job.attempt = max(job.attempt, 1 + max(tried.number for tried in job.story))
-        job.token = self._token
-        self._token += 1
-        job.node = node
-        if node.surplus_since is None:
-            node.surplus_since = self._now
-        node.leases.grant(job)
-        if job.once:
-            self._journal.standing(job)
-
-    def _assign(self, node: Node, batch: Batch) -> None:
-        self._send(node, batch.message(node.code))
-        self._relieve_memory(batch.jobs)
-        self._active[id(node)] = node
-        waits = figures.waits(batch.records, batch.spec_of, batch.jobs, self._wall)
-        self._fact("jobs_assigned", len(batch.jobs), node=node.name, waits=waits)
-        self._note("assigned", batch.jobs, node.name)
 
     # ------------------------------------------------------------------------------- what nodes say
 
@@ -1248,7 +595,7 @@ class Coordinator:
         node.finished += len(message.tokens) - len(late)
         times = [(record.spec.name, column) for record, column in spent.values()]
         ended = {"ends": message.ends, "run_us": message.run_us, "records": message.records, "ran": times}
-        self._fact("attempts_ended", len(message.tokens), node=node.name, **ended)
+        self._out.fact("attempts_ended", len(message.tokens), node=node.name, **ended)
         node.surplus_since = self._now if node.outstanding else None
         for record, column in spent.values():
             record.time.observe(sum(column), len(column))
@@ -1258,8 +605,8 @@ class Coordinator:
         self._push_back(crashed, f"a worker of node {node.name} died under them")
         if late:
             self._tally.discarded += len(late)
-            self._fact("results_discarded", len(late), node=node.name)
-            self._send(node, Discard(late))
+            self._out.fact("results_discarded", len(late), node=node.name)
+            self._out.send(node, Discard(late))
 
     def _raised(self, node: Node, job: Job, end: int, payload: bytes, took: Sequence[int]) -> bool:
         """Its function raised, ran out of time or wishes a pause, or it came to another end that is no success: whether
@@ -1272,7 +619,7 @@ class Coordinator:
         job.node, job.token, job.retracting = None, 0, False
         job.due = self._wall + retries.pause_s(job, failure, self._chance)
         self._tally.retried(failure.kind)
-        self._note("retried", [job], failure.kind)
+        self._events.note("retried", [job], self._out.now, failure.kind)
         if job.cancel_wished:
             self._cancel_ready(job)
             return True
@@ -1313,7 +660,7 @@ class Coordinator:
         """The one place where a job gets its outcome. ``large`` comes with a hold on its blob. ``dead``: it is set
         aside as a dead letter. ``ran``: what the attempt took that brought it well to its end (``retries.Used``)."""
         move(job, cause)
-        job.outcome = OUTCOMES[outcome]
+        job.outcome = _OUTCOMES[outcome]
         node, job.node = job.node, None
         client: Client = job.client
         record: Record = job.record
@@ -1333,9 +680,9 @@ class Coordinator:
         if ran is not None and (job.story or record.hooks):
             retries.remember(job, name, "", self._wall, ran)
         if record.hooks:
-            self._ended_with_hooks.append((job, outcome, payload, dead))
+            self._hooks.ended.append((job, outcome, payload, dead))
         if len(self._dependencies):
-            self._parents_ended.append((job.id, well, f"is {job.outcome.word}"))
+            self._following.ended.append((job.id, well, f"is {job.outcome.word}"))
         self._tally.ended(job, dead)
         word = job.outcome
         if self._events.listened(self._now):
@@ -1348,7 +695,7 @@ class Coordinator:
         for session, counter in job.watchers or ():
             watcher = self._clients.get(session)
             if watcher is not None and not watcher.left:
-                self._owe(watcher, Owed(counter, outcome, payload, large))
+                self._owing.owe(watcher, Owed(counter, outcome, payload, large))
         if client.left:
             if large is not None:
                 self._exchange.release(large[0])
@@ -1356,7 +703,7 @@ class Coordinator:
             client.owe(Owed(job.counter, outcome, payload, large))
             if large is not None:
                 client.fetchable[large[0]] = client.fetchable.get(large[0], 0) + 1
-        self._active[id(client)] = client
+        self._out.active[id(client)] = client
 
     def _over(self, job: Job) -> None:
         """Something special was said of a job that has ended."""
@@ -1405,8 +752,8 @@ class Coordinator:
     def _push_back(self, jobs: list[Job], cause: str) -> None:
         """These are ready again."""
         if jobs:
-            self._fact("jobs_requeued", len(jobs), cause=cause)
-            self._note("requeued", jobs, cause)
+            self._out.fact("jobs_requeued", len(jobs), cause=cause)
+            self._events.note("requeued", jobs, self._out.now, cause)
         wished = [j for j in jobs if j.cancel_wished]
         late = [j for j in jobs if self._late(j) and not j.cancel_wished]
         for job in jobs:
@@ -1420,23 +767,15 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------- time and other jobs
 
-    def _set_timers(self, job: Job) -> None:
-        expires_s = job.record.spec.rules.expires_s
-        if expires_s:
-            job.expires = job.at + expires_s
-            self._timers.at(job.expires, Kind.EXPIRES, job)
-        if job.due > self._wall:
-            self._timers.at(job.due, Kind.DUE, job)
-
     def _clock_set(self, seconds: float) -> None:
         """The wall clock was set: pauses and times to begin are durations, and end when they would have ended. What
         was due stays due."""
-        self._fact("clock_jumped", seconds=seconds)
+        self._out.fact("clock_jumped", seconds=seconds)
         self._keys.clock_set(seconds)
         self._orders.clock_jumped(self._wall)
         self._roster.clock_set(seconds)
         if seconds > 0:
-            self._unlived(seconds)
+            self._upkeep.unlived(seconds)
         then = self._wall - seconds
         for client in self._clients:
             for job in client.jobs.values():
@@ -1506,79 +845,46 @@ class Coordinator:
         text = f"it had not begun {job.record.spec.rules.expires_s:g} s after it was handed in (expires_s)"
         self._end(job, Cause.EXPIRED, Outcome.EXPIRED, Failure("JobExpired", text).encode())
 
-    def _wait_for_parents(self, job: Job) -> None:
-        """It goes on when all of them have ended; those that are not in memory, or none of its business, are looked
-        up."""
-        self._dependencies.wait(job, job.about.after)
-        self._look_up(
-            [Wanted(p, b"", 0, child=job.id) for p in dict.fromkeys(job.about.after) if not self._may_follow(job, p)]
-        )
-
-    def _may_follow(self, child: Job, parent: bytes) -> bool:
-        """Whether that is an unfinished job of the same namespace."""
-        job = self._clients.unfinished(parent)
-        same: bool = job is not None and job.record.spec.namespace == child.record.spec.namespace
-        return same
-
-    def _parent_known(self, wanted: Wanted, row: Owed | None, alias: bytes) -> None:
-        """What the store says of a parent, or of which job that is another name."""
-        child = self._clients.unfinished(wanted.child)
-        if child is None or wanted.job not in self._dependencies.waits_for(child):
-            return
-        kept = self._journal.session(session_of(wanted.job))
-        if kept is None or kept.namespace != child.record.spec.namespace or not (row or alias):
-            self._parent_over(child, wanted.job, False, "is not known (any more)")
-        elif row is None:
-            self._dependencies.waits_instead(child, wanted.job, alias)
-            if not self._may_follow(child, alias):
-                self._look_up([wanted._replace(job=alias)])
-        else:
-            outcome = OUTCOMES[row.outcome]
-            self._parent_over(child, wanted.job, outcome is Outcome.SUCCEEDED, f"is {outcome.word}")
-
-    def _fire_hooks(self) -> None:
-        """Make the jobs that shall be run because others have ended, in the very transaction of these ends."""
-        if not self._ended_with_hooks:
-            return
-        ended, self._ended_with_hooks = self._ended_with_hooks, []
-        made: list[Job] = []
-        for job, outcome, payload, dead in ended:
-            rules = job.record.spec.rules
-            well = outcome == Outcome.SUCCEEDED
-            hooks = [rules.on_success if well else b"" if outcome == Outcome.CANCELLED else rules.on_failure]
-            hooks += [rules.on_dead] if dead else []
-            for raw in filter(None, hooks):
-                try:
-                    hook = Hook.decode(raw)
-                    record = self._functions.intern(hook.spec, job.record.spec.owner)
-                    if record.spec.namespace != job.record.spec.namespace:
-                        raise BadSpec(f"it is of namespace {record.spec.namespace!r}")
-                    if record.spec.by_value:
-                        self._functions.learn(record, hook.code)
-                except BadSpec as e:
-                    self._fact("unexpected", reason=f"a hook of {job.record.spec.name}: {e}")
-                    continue
-                about = inquiries.of_ended(job, OUTCOMES[outcome], b"" if well else payload, dead, self._wall)
-                arguments = Arguments(plain_call([about], hook.kwargs), None, 0)
-                made.append(self._make(record, arguments, f"of job {about['id']}", NOTHING_SPECIAL))
+    def _follow(self) -> None:
+        """Tell those who waited for jobs that have ended, or that nobody knows; ends may follow from ends. Make the
+        jobs that shall be run for it, in the very transaction of these ends."""
+        if self._owing.unknown:
+            self._outcomes_read(self._owing.take_unknown())
+        self._following.follow()
+        made = self._hooks.fire()
         if made:
-            self._made(made)
+            self._intake.made(made)
+
+    def _outcomes_read(self, event: OutcomesRead) -> None:
+        for wanted, row, alias in event.found:
+            if wanted.child:
+                self._following.known(wanted, row, alias)
+            else:
+                self._owing.known(wanted, row, alias)
+
+    def _follows(self, child: Job) -> None:
+        """All it waited for is over."""
+        move(child, Cause.DUE)
+        self._make_ready([child])
+
+    def _follows_not(self, child: Job, text: str) -> None:
+        self._end(child, Cause.PARENT_FAILED, Outcome.FAILED, Failure("DependencyFailed", text).encode())
 
     def _keep_orders(self) -> None:
         """Make the jobs that schedules say are due, in the very transaction that says so."""
         made = self._orders.turn(self._wall, self._admission.full())
         if made:
-            self._made(made)
+            self._intake.made(made)
         self._orders.stop()
 
     def _order(self, record: Record, payload: bytes, summary: str, about: About) -> Job:
-        return self._make(record, Arguments(payload, None, 0), summary, about)
+        return self._intake.make(record, Arguments(payload, None, 0), summary, about)
 
     def _stop(self, job: Job, kill: bool) -> None:
         if kill and job.state in (State.LEASED, State.RUNNING) and job.cancel_wished is not Wish.ENDED:
             job.cancel_wished = Wish.ENDED
             self._journal.standing(job)
-            self._send(job.node, Interrupt([job.token], 0))
+            self._out.send(job.node, Interrupt([job.token], 0))
         else:
             self._cancel_jobs([job], running=True)
 
@@ -1586,27 +892,9 @@ class Coordinator:
         try:
             full = self._admission.full()
             body = self._orders.answer(client.namespace, client.identity.owner, message.about, self._wall, full)
-            self._send(client, Answer(message.ask, "", body))
+            self._out.send(client, Answer(message.ask, "", body))
         except ValueError as e:
-            self._send(client, Answer(message.ask, str(e), {}))
-
-    def _follow(self) -> None:
-        """Tell those who waited for jobs that have ended, or that nobody knows; ends may follow from ends."""
-        if self._looked_for:
-            wanted, self._looked_for = self._looked_for, []
-            self._outcomes_read(OutcomesRead([(w, None, b"") for w in wanted]))
-        while self._parents_ended:
-            parent, well, word = self._parents_ended.popleft()
-            for child in self._dependencies.ended(parent):
-                self._parent_over(child, parent, well, word)
-
-    def _parent_over(self, child: Job, parent: bytes, well: bool, word: str) -> None:
-        if not well and child.record.spec.rules.after_failure == "fail":
-            text = f"it was to run after job {format_job(parent)}, which {word}"
-            self._end(child, Cause.PARENT_FAILED, Outcome.FAILED, Failure("DependencyFailed", text).encode())
-        elif self._dependencies.met(child, parent) and child.due <= self._wall:
-            move(child, Cause.DUE)
-            self._make_ready([child])
+            self._out.send(client, Answer(message.ask, str(e), {}))
 
     # ------------------------------------------------------------------------------- cancelling
 
@@ -1634,7 +922,7 @@ class Coordinator:
                 job_id(client.session, row.counter) for row in client.owed() if row.outcome == Outcome.CANCELLED
             }
             denied = [jid for jid in denied if jid not in cancelled]
-            self._look_up([wanted for wanted in ended if wanted.job not in cancelled])
+            self._owing.look_up([wanted for wanted in ended if wanted.job not in cancelled])
         if denied:
             self._not_cancelled(client, denied)
 
@@ -1669,8 +957,7 @@ class Coordinator:
         for (name, grace_ms), some in tokens.items():
             node = self._roster.get(name)
             assert node is not None
-            self._active[id(node)] = node
-            self._send(node, Interrupt(some, grace_ms))
+            self._out.tell(node, Interrupt(some, grace_ms))
 
     def _cancel_ready(self, job: Job) -> None:
         if job.state is State.READY:
@@ -1679,70 +966,34 @@ class Coordinator:
         self._end(job, Cause.CANCELLED, Outcome.CANCELLED, Failure("Cancelled", text).encode())
 
     def _not_cancelled(self, client: Client, ids: list[bytes]) -> None:
-        self._active[id(client)] = client
-        self._send(client, NotCancelled(ids))
+        self._out.tell(client, NotCancelled(ids))
 
     def _retract(self, node: Node, jobs: list[Job]) -> None:
         asked = [j for j in jobs if not j.retracting]
         for job in asked:
             job.retracting = True
         if asked:
-            self._active[id(node)] = node
-            self._send(node, Retract([j.token for j in asked]))
+            self._out.tell(node, Retract([j.token for j in asked]))
 
     # ------------------------------------------------------------------------------- peers that go
-
-    def _unroutable(self, route: bytes) -> None:
-        peer = self._routes.pop(route, None)
-        if peer is not None and peer.route == route:
-            peer.reachable = False
-            peer.closed_at = self._now
-            if isinstance(peer, Node):
-                self._fact("node_suspect", node=peer.name, reason="its connection is closed")
-
-    def _client_took(self, client: Client, message: Taken) -> None:
-        arrived = self._exchange.taken(client, message)
-        if arrived or message.sha not in self._exchange or message.through >= self._exchange.size(message.sha):
-            self._client_done(client, message.sha)
-
-    def _client_done(self, client: Client, sha: bytes) -> None:
-        """It has the large result, or does not want it."""
-        for _ in range(client.fetched(sha)):
-            self._exchange.release(sha)
-
-    def _client_lost(self, client: Client, sha: bytes) -> None:
-        """It cannot have the large result any more, for whatever row that names it."""
-        for _ in range(client.fetchable.pop(sha, 0)):
-            self._exchange.release(sha)
 
     def _client_left(self, client: Client, reason: str) -> None:
         client.left = client.forgotten = True
         self._admission.held.pop(client, None)
         bound = [job for job in client.jobs.values() if job.record.spec.rules.client_bound]
         self._cancel_jobs(bound)
-        self._fact("client_forgotten", session=client.session.hex(), reason=reason)
-        self._drop_owed(client)
+        self._out.fact("client_forgotten", session=client.session.hex(), reason=reason)
+        self._owing.drop(client)
         self._exchange.forget(client)
-        if self._routes.get(client.route) is client:
-            del self._routes[client.route]
-        client.reachable = False
+        self._door.shut(client)
         if not client.jobs:
             self._clients.remove(client)
-
-    def _drop_owed(self, client: Client) -> None:
-        client.drop_owed()
-        for sha, count in client.fetchable.items():
-            for _ in range(count):
-                self._exchange.release(sha)
-        client.fetchable.clear()
 
     def _node_gone(self, node: Node, reason: str, counted: bool = True) -> None:
         """The node's leases end now. ``counted``: against the jobs' budgets for lost nodes."""
         self._roster.remove(node)
         self._exchange.forget(node)
-        if self._routes.get(node.route) is node:
-            del self._routes[node.route]
-        node.reachable = False
+        self._door.shut(node)
         jobs = node.leases.end_all()
         back: list[Job] = []
         for job in jobs:
@@ -1754,7 +1005,7 @@ class Coordinator:
             else:
                 self._taken_back(job, back, f"node {node.name} {reason}")
         if jobs or counted:
-            self._fact("node_lost", len(jobs), node=node.name, session=node.session.hex(), reason=reason)
+            self._out.fact("node_lost", len(jobs), node=node.name, session=node.session.hex(), reason=reason)
         self._push_back(back, f"node {node.name} is gone ({reason})")
         self._journal.node_gone(node)
         self._land()
@@ -1787,24 +1038,23 @@ class Coordinator:
         """Give the node nothing new: what has not started there goes elsewhere, what runs has so much time."""
         clear_at = self._wall + timeout_s
         self._roster.bar(name, clear_at)
-        self._journal.setting(BARRED + name, _MOMENT.pack(clear_at))
+        self._journal.setting(BARRED + name, MOMENT.pack(clear_at))
         node = self._roster.get(name)
-        self._fact("node_barred", 0 if node is None else node.outstanding, node=name, owner=owner)
+        self._out.fact("node_barred", 0 if node is None else node.outstanding, node=name, owner=owner)
         if node is not None:
             self._retract(node, [job for job in node.leases if job.state is State.LEASED])
 
     def _admit(self, name: str, owner: str) -> None:
         self._roster.admit(name)
         self._journal.setting(BARRED + name, None)
-        self._fact("node_admitted", node=name, owner=owner)
+        self._out.fact("node_admitted", node=name, owner=owner)
 
     def _clear(self, node: Node) -> None:
         """The time to drain is over: what runs still runs again elsewhere, but for what must not start twice."""
         jobs = [job for job in node.leases if not job.once]
         if not jobs:
             return
-        self._active[id(node)] = node
-        self._send(node, Discard([job.token for job in jobs]))
+        self._out.tell(node, Discard([job.token for job in jobs]))
         back: list[Job] = []
         for job in jobs:
             node.leases.end(job.token)
@@ -1813,147 +1063,30 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------- what silence decides
 
-    def _stalled(self, seconds: float) -> None:
-        self._fact("stalled", seconds=seconds)
-        for peer in (*self._clients, *self._roster):
-            peer.heard_at += seconds
-            peer.closed_at += seconds
-            if peer.unacked_since is not None:
-                peer.unacked_since += seconds
-
     def _judge(self) -> None:
-        """What silence decides."""
-        times, now = self._times, self._now
-        pause = min(0.25, times.heartbeat_s / 4)
-        for node in list(self._roster):
-            node.weigh(now, self._limits.load_weight)
-            if node.barred and self._wall >= self._roster.barred[node.name]:
-                self._clear(node)
-            silent = now - node.heard_at
-            if silent >= times.lease_s:
-                self._node_gone(node, f"silent for {silent:.1f} s")
-            elif not node.reachable and now - node.closed_at >= times.gone_s and not node.leases.once:
-                self._node_gone(node, "its connection is closed and no new one came")
-            elif silent >= times.suspect_s and not node.suspect:
-                node.suspect = True
-                self._fact("node_suspect", node=node.name, reason=f"silent for {silent:.1f} s")
-                # Asking tells a closed connection from a silent agent: the transport refuses the former.
-                self._send(node, Pulse())
-            elif self._unheard(node):
-                pass
-            elif silent >= 1.5 * times.heartbeat_s and node.reachable:
-                self._send(node, Pulse())
-            if node.outstanding > node.slots:
-                pause = min(pause, STUCK_S)
-        for client in list(self._clients):
-            if client.left:
-                if not client.jobs and client.identity.key:  # that of the house stays
-                    self._clients.remove(client)
-                continue
-            silent = now - client.heard_at
-            if silent >= times.session_s:
-                self._client_left(client, f"silent for {silent:.0f} s")
-            else:
-                self._unheard(client)
-        self._bound_owed()
-        self._relieve()
+        """What silence decides, and what else need not be looked at in every turn."""
+        now = self._now
+        pause = self._silence.judge()
         self._waiting.watch(self._ready, self._roster, now)
-        self._tell(self._waiting.words(self._ready, self._roster, now))
-        self._exchange.relieve(now - times.suspect_s)
+        self._out.tell_all(self._waiting.words(self._ready, self._roster, now))
+        self._exchange.relieve(now - self._times.suspect_s)
         self._ready.tidy()
         if len(self._timers) > TIMERS_PER_TURN + 2 * (self._admission.jobs + len(self._keys)):
             self._timers.sweep(lambda kind, what: kind is Kind.KEY or what.state is not State.FINISHED)
-        if now >= self._prune_at:
-            self._prune_at = math.inf  # until it is answered
-            before = self._ages.before(self._limits.keep_outcomes_s, self._wall)
-            self._turn.after_commit.append(PruneOutcomes(before, self._limits.keep_outcomes, PRUNE_SLICE, self._wall))
-        if now >= self._clock_at:
-            self._clock_at = now + CLOCK_EVERY_S
-            self._journal.setting(CLOCK_SETTING, None)  # which it writes with all that is written
+        self._upkeep.look()
         self._judge_at = now + pause
-
-    def _unheard(self, peer: Peer) -> bool:
-        """A peer that speaks and does not acknowledge has lost something of ours: it shall join again."""
-        since = peer.unacked_since
-        if since is None or self._now - since < self._times.suspect_s or peer.heard_at <= since:
-            return False
-        if not peer.reachable:
-            return False
-        self._resync(peer, "it does not acknowledge")
-        return True
-
-    def _bound_owed(self) -> None:
-        """Results of absent clients are bounded: the longest absent goes first."""
-        total = sum(c.owed_bytes for c in self._clients)
-        if total <= self._limits.max_owed_bytes:
-            return
-        for client in sorted(self._clients, key=lambda c: c.heard_at):
-            if total <= self._limits.max_owed_bytes or self._now - client.heard_at < self._times.suspect_s:
-                return
-            total -= client.owed_bytes
-            self._client_left(client, f"more than {self._limits.max_owed_bytes} bytes of results wait (max_owed_bytes)")
-
-    def _relieve(self) -> None:
-        """Ask back what lies ready on a stuck node, where an idle one could run it. What is ready here cannot: it would
-        have been placed."""
-        idle = [n for n in self._roster if n.placeable and n.outstanding < n.slots]
-        if not idle:
-            return
-        for node in self._roster:
-            surplus = node.outstanding - node.slots
-            since = node.surplus_since
-            if surplus <= 0 or since is None or self._now - since < STUCK_S:
-                continue
-            room = sum(n.slots - n.outstanding for n in idle)
-            asked = sum(1 for j in node.leases if j.retracting)
-            movable = [j for j in node.leases.newest_unstarted() if any(_could_run(n, j.record) for n in idle)]
-            self._retract(node, movable[: max(0, min(surplus, room) - asked)])
 
     # ------------------------------------------------------------------------------- ending a turn
 
     def _settle(self) -> None:
-        """One look at every peer that had to do with this turn: results, credit, acknowledgements."""
-        now = self._now
-        if self._exchange.words:
-            self._tell(self._exchange.words)
-            self._exchange.words = []
-        still: dict[int, Peer] = {}
-        for key, peer in self._active.items():
-            if isinstance(peer, Client) and peer.left:
-                continue
-            if not peer.reachable:
-                continue
-            if isinstance(peer, Client):
-                while (batch := peer.next_results(self._limits.results_in_flight)) is not None:
-                    rows, message = batch
-                    self._send(peer, message)
-                    peer.sent.append((peer.link.sent, rows))
-                    peer.told, peer.told_due = peer.accepted, None
-                if peer.told != peer.accepted:
-                    if peer.told_due is None:
-                        peer.told_due = now + ACCEPT_DELAY_S
-                    if now >= peer.told_due or peer.accepted - peer.told >= ACCEPT_EVERY:
-                        peer.told, peer.told_due = peer.accepted, None
-                        self._send(peer, Accepted(peer.accepted))
-                    else:
-                        still[key] = peer
-            if peer.outgoing:
-                self._exchange.duties(peer)
-            if peer.pulse_owed:
-                self._send(peer, Pulse())
-            due = peer.link.ack_due()
-            if due is not None:
-                if now >= due:
-                    self._send(peer, Pulse())
-                else:
-                    still[key] = peer
-        self._active = still
+        """Whoever had to do with this turn is told, and what nobody needs any more is let go."""
+        self._out.settle()
         self._journal.forget(self._functions)
         for sha in self._functions.dropped:
             self._exchange.release(sha)
         self._functions.dropped.clear()
         if self._exchange.effects:
-            self._turn.after_commit += self._exchange.effects
+            self._out.turn.after_commit += self._exchange.effects
             self._exchange.effects = []
 
     def _measure(self) -> None:
@@ -1968,63 +1101,13 @@ class Coordinator:
             "payloads_bytes": self._payloads.bytes,
             **self._orders.figures,
         }
-        self._fact(
+        self._out.fact(
             "measured",
             self._admission.jobs,
             queues=figures.queues(self._queues, self._ready),
             nodes=figures.nodes(self._roster, self._now, self._wall),
             figures=gauges,
         )
-
-    # ------------------------------------------------------------------------------- jobs of its own
-
-    def _of_the_house(self, namespace: str = "default") -> Client:
-        """The session of jobs that the coordinator makes itself; nobody is behind it."""
-        session = HOUSE if namespace == "default" else sha256(b"house " + namespace.encode()).digest()[:SESSION_BYTES]
-        client = self._clients.get(session)
-        kept = self._journal.session(session)
-        while (client is not None and client.identity.key) or (kept is not None and kept.key):  # somebody chose it
-            session = sha256(session).digest()[:SESSION_BYTES]
-            client, kept = self._clients.get(session), self._journal.session(session)
-        if client is None:
-            identity = Identity("", "owner", "coordinator", namespace)
-            client = Client(session, identity, b"", Link(), self._now, False, namespace=namespace)
-            client.accepted = kept.accepted if kept else 0
-            self._clients.add(client)
-        client.left = client.forgotten = True
-        return client
-
-    def _make(self, record: Record, kept: Arguments, summary: str, about: About) -> Job:
-        """One of them; it is kept when ``_made`` is told of it."""
-        client = self._of_the_house(record.spec.namespace)
-        client.accepted += 1
-        self._rank += 1
-        ref = None if kept.sha is None else (kept.sha, kept.size)
-        if ref is not None:
-            self._exchange.hold(ref[0])
-        job = Job(
-            job_id(client.session, client.accepted), client.accepted, client, record, kept.payload, ref, self._rank
-        )
-        job.size, job.at, job.since, job.summary, job.about = len(kept.payload), self._wall, self._wall, summary, about
-        client.jobs[job.counter] = job
-        record.live += 1
-        record.queue.jobs += 1
-        self._admission.taken(job)
-        self._payloads.taken([job])
-        if self._begins(job):
-            self._ready.push([job])
-        return job
-
-    def _made(self, jobs: list[Job]) -> None:
-        """These are all that were made now."""
-        by_house: dict[Client, list[Job]] = {}
-        for job in jobs:
-            by_house.setdefault(job.client, []).append(job)
-        for house, some in by_house.items():
-            self._journal.accepted(house, some)
-            self._note("accepted", some)
-            self._relieve_memory(some)
-            self._fact("jobs_accepted", len(some), session=house.session.hex(), queues=figures.by_queue(some))
 
     def _status(self) -> dict[str, Any]:
         load = answers.load(self._roster)
@@ -2050,40 +1133,14 @@ class Coordinator:
         }
 
 
-OUTCOMES = tuple(Outcome)
+_OUTCOMES = tuple(Outcome)
 _ERRORS = frozenset((End.RAISED, End.RETRY, End.SNOOZE, End.GIVE_UP, End.TIMED_OUT))
 """Ends for which a job's own rules say whether it runs again."""
 _DEADLY = (Outcome.FAILED, Outcome.TIMED_OUT)
 """Outcomes that make a dead letter of a job that has retries."""
 _UNSEEN = Failure("RemoteError", "its error is too large to be shown here")
-_MOMENT = struct.Struct("<d")
-HOUSE = bytes(SESSION_BYTES)
-"""Session of the jobs that the coordinator makes itself, in the default namespace. No key may resume it."""
-ADRIFT = ""
-"""In place of a node's name: attempts that some node may hold, and nobody knows which."""
 
 
 def _with_last_words(job: Job, failure: Failure, budget: str) -> bytes:
     """The failure of a job that is given up, with what became of the attempts before."""
     return replace(failure, text=failure.text + retries.last_words(job, budget)).encode()
-
-
-def _could_run(node: Node, record: Record) -> bool:
-    """Whether an idle node may be given a job of it."""
-    return node.satisfies(record.line.demand) and record.queue.room_on(node.name) != 0 and node.fits(record.claims)
-
-
-def _unknown(wanted: Wanted, expired: bool) -> Owed:
-    """The word on a job of which there is no row."""
-    if expired:
-        failure = Failure("ResultExpired", "the job is done, and its outcome is not kept any more")
-        return Owed(wanted.counter, Outcome.FAILED, failure.encode(), None)
-    if wanted.session != session_of(wanted.job):
-        failure = Failure("UnknownJob", f"no job {format_job(wanted.job)} is known to this coordinator")
-        return Owed(wanted.counter, Outcome.FAILED, failure.encode(), None)
-    failure = Failure("JobLost", "the coordinator was restarted and no longer knows the job")
-    return Owed(wanted.counter, Outcome.LOST, failure.encode(), None)
-
-
-def _name(peer: Peer) -> str:
-    return f"node {peer.name}" if isinstance(peer, Node) else f"session {peer.session.hex()}"

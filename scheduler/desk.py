@@ -11,12 +11,11 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any
 
-from cluster.actor import Now
 from cluster.ids import format_job, session_of
 from cluster.jobs import LONGEST_S, WORD_CHARS, About
-from cluster.messages import Answer, Ask, Message, Submit
+from cluster.messages import Answer, Ask, Submit
 from scheduler import answers, events, explain, inquiries
 from scheduler.admission import Admission
 from scheduler.clients import Client, Clients
@@ -33,6 +32,7 @@ from scheduler.journal import (
     ReadHistory,
 )
 from scheduler.lifecycle import Job, State, Wish
+from scheduler.outbox import Outbox
 from scheduler.queues import SETTING, Queue, Queues, Settings
 from scheduler.ready_queue import ReadyQueue
 from scheduler.roster import Node, Roster
@@ -41,10 +41,6 @@ from scheduler.store import Arguments, OutcomeRow
 MAX_BARRED = 10_000
 MAX_INQUIRIES = 100
 """Questions looked into at a time, and listeners."""
-
-
-class Fact(Protocol):
-    def __call__(self, kind: str, n: int = 1, **about: Any) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +63,6 @@ class Books:
 class Verbs:
     """What the coordinator does for those who ask."""
 
-    tell: Callable[[Client, Message], None]
-    do: Callable[[Any], None]
-    """Have the host carry out an effect."""
-    fact: Fact
     status: Callable[[], dict[str, Any]]
     cancel: Callable[[Iterable[Job], bool], None]
     """These, and those that run too where the second says so."""
@@ -98,14 +90,13 @@ class Drain:
 
 
 class Desk:
-    def __init__(self, epoch: int, books: Books, verbs: Verbs) -> None:
+    def __init__(self, epoch: int, books: Books, verbs: Verbs, out: Outbox) -> None:
         self._epoch = epoch
         self._books = books
         self._verbs = verbs
+        self._out = out
         self._inquiries: list[inquiries.Inquiry] = []
         self._drains: list[Drain] = []
-        self.now = Now(0.0, 0.0)
-        """Of this turn."""
 
     @property
     def busy(self) -> bool:
@@ -118,10 +109,10 @@ class Desk:
         try:
             body = self._answer(client, message.ask, message.topic, message.about)
         except ValueError as e:
-            self._verbs.tell(client, Answer(message.ask, str(e), {}))
+            self._out.tell(client, Answer(message.ask, str(e), {}))
             return
         if body is not None:
-            self._verbs.tell(client, Answer(message.ask, "", body))
+            self._out.tell(client, Answer(message.ask, "", body))
 
     def _answer(self, client: Client, ask: int, topic: str, about: dict[str, Any]) -> dict[str, Any] | None:
         """The answer; None where it comes later. Raises ``ValueError`` with what is wrong with the question."""
@@ -130,7 +121,7 @@ class Desk:
             case "status":
                 return self._verbs.status()
             case "nodes":
-                return answers.nodes(books.roster, self.now.mono, about)
+                return answers.nodes(books.roster, self._out.now.mono, about)
             case "events":
                 return self._listen(client, ask, about)
             case "jobs":
@@ -151,7 +142,7 @@ class Desk:
                 return None
             case "retry" | "drop":
                 inquiries.check_corrected(about)
-                self._verbs.do(ReadArguments((client.session, ask, topic, about), inquiries.jobs_of(about)))
+                self._out.do(ReadArguments((client.session, ask, topic, about), inquiries.jobs_of(about)))
                 return None
         raise ValueError(f"no topic is called {topic[:40]!r}")
 
@@ -159,20 +150,20 @@ class Desk:
         """What there is to say of one job, or why it does not run."""
         job = self._books.clients.unfinished(jid)
         if job is None or not client.may_see(job.record.spec.namespace):
-            self._verbs.do(ReadArguments((client.session, ask, topic, {}), [jid]))
+            self._out.do(ReadArguments((client.session, ask, topic, {}), [jid]))
             return None
         body: dict[str, Any] = {"job": inquiries.of_job(job)}
         if topic == "explain":
             body["why"] = self.explain(job)
             if job.state is State.READY:
-                body["nodes"] = explain.candidates(job, self._books.roster, self.now.mono)
+                body["nodes"] = explain.candidates(job, self._books.roster, self._out.now.mono)
         return body
 
     def explain(self, job: Job) -> list[str]:
         """Why it does not run, in words; one for each thing that stands in its way."""
         books = self._books
         parents = books.dependencies.waits_for(job)
-        return explain.reasons(job, books.ready, books.roster, parents, self.now.mono, self.now.wall)
+        return explain.reasons(job, books.ready, books.roster, parents, self._out.now.mono, self._out.now.wall)
 
     def _find(self, client: Client, ask: int, about: dict[str, Any]) -> None:
         wanted = inquiries.Filter.of(about)
@@ -211,11 +202,11 @@ class Desk:
             if through and inquiry.before >= 0:
                 inquiry.reading = True
                 most = inquiry.limit - len(inquiry.rows)
-                self._verbs.do(ReadHistory(inquiry, inquiry.search, inquiry.before, most, inquiries.SLICE))
+                self._out.do(ReadHistory(inquiry, inquiry.search, inquiry.before, most, inquiries.SLICE))
                 continue
             self._inquiries.remove(inquiry)
             left = not through and next(inquiry.jobs, None) is not None
-            self._verbs.tell(inquiry.client, Answer(inquiry.ask, "", inquiry.answer(left)))
+            self._out.tell(inquiry.client, Answer(inquiry.ask, "", inquiry.answer(left)))
 
     def history_read(self, event: HistoryRead) -> None:
         if event.ask in self._inquiries:
@@ -234,13 +225,13 @@ class Desk:
         if any(type(text) is not str for text in texts.values()):
             raise ValueError("function and queue are texts")
         book = self._books.events
-        book.heard(self.now.mono)
+        book.heard(self._out.now.mono)
         book.waiting = [w for w in book.waiting if (w.client, w.ask) != (client, ask)]
         if len(book.waiting) >= MAX_INQUIRIES:
             raise ValueError(f"{MAX_INQUIRIES} listeners are the limit")
         if about.get("epoch") != self._epoch:
             return {"events": [], "last": book.last, "missed": 0, "epoch": self._epoch}
-        until = self.now.mono + events.HOLD_S
+        until = self._out.now.mono + events.HOLD_S
         book.waiting.append(
             events.Waiting(client, ask, after, frozenset(kinds), texts["function"], texts["queue"], client.only, until)
         )
@@ -248,8 +239,8 @@ class Desk:
 
     def tell_events(self) -> None:
         book = self._books.events
-        for question, found in book.answers(self.now.mono) if book.waiting else ():
-            self._verbs.tell(question.client, Answer(question.ask, "", {**found, "epoch": self._epoch}))
+        for question, found in book.answers(self._out.now.mono) if book.waiting else ():
+            self._out.tell(question.client, Answer(question.ask, "", {**found, "epoch": self._epoch}))
 
     # ------------------------------------------------------------------------------- orders
 
@@ -270,7 +261,7 @@ class Desk:
         if settings != queue.settings:
             queue.settings = settings
             self._books.journal.setting(SETTING + name, settings.pack() if settings != Settings() else None)
-            self._verbs.fact("queue_set", queue=name, owner=client.identity.owner, what=settings.words)
+            self._out.fact("queue_set", queue=name, owner=client.identity.owner, what=settings.words)
             if settings.paused:  # what lies ready on nodes has not started either
                 for node in self._books.roster:
                     some = [j for j in node.leases if j.state is State.LEASED and j.record.queue is queue]
@@ -292,7 +283,7 @@ class Desk:
         elif name in roster.barred:
             self._verbs.admit(name, owner)
         node = roster.get(name)
-        return None if node is None else answers.of_node(node, self.now.mono)
+        return None if node is None else answers.of_node(node, self._out.now.mono)
 
     def _names(self) -> str:
         names = sorted(node.name for node in self._books.roster)
@@ -305,7 +296,7 @@ class Desk:
         if len(self._drains) >= MAX_INQUIRIES:
             raise ValueError(f"{MAX_INQUIRIES} who wait are the limit")
         self._drains = [d for d in self._drains if (d.client, d.ask) != (client, ask)]
-        self._drains.append(Drain(client, ask, name, self.now.mono + events.HOLD_S))
+        self._drains.append(Drain(client, ask, name, self._out.now.mono + events.HOLD_S))
 
     def tell_drained(self) -> None:
         """Whoever waits for a drain is told when nothing runs there any more, or to ask again."""
@@ -313,10 +304,10 @@ class Desk:
         for drain in self._drains.copy():
             node = roster.get(drain.node)
             held, barred = 0 if node is None else node.outstanding, drain.node in roster.barred
-            if held and barred and self.now.mono < drain.until:
+            if held and barred and self._out.now.mono < drain.until:
                 continue
             self._drains.remove(drain)
-            self._verbs.tell(drain.client, Answer(drain.ask, "", {"held": held, "barred": barred}))
+            self._out.tell(drain.client, Answer(drain.ask, "", {"held": held, "barred": barred}))
 
     def _cancel(self, client: Client, about: dict[str, Any]) -> dict[str, Any]:
         mine = [job for jid in inquiries.jobs_of(about) if (job := self._visible(client, jid)) is not None]
@@ -341,7 +332,7 @@ class Desk:
             if jid in event.aliases:
                 body = self._tell_of(client, ask, topic, event.aliases[jid])
             elif not rows:
-                self._verbs.tell(client, Answer(ask, f"no job {format_job(jid)} is known to this coordinator", {}))
+                self._out.tell(client, Answer(ask, f"no job {format_job(jid)} is known to this coordinator", {}))
                 return
             else:
                 [(row, _)] = rows.values()
@@ -350,7 +341,7 @@ class Desk:
                 if topic == "explain":
                     body["why"] = [f"it is over: {job['state']}"]
         elif topic == "drop":
-            self._verbs.do(DropArguments((session, ask), list(rows)))
+            self._out.do(DropArguments((session, ask), list(rows)))
             return
         else:
             body = self._run_again(client, rows, about)
@@ -360,7 +351,7 @@ class Desk:
                     why = "no such job is known" if there is None else "it has not ended"
                     body["refused"][format_job(jid)] = why
         if body is not None:
-            self._verbs.tell(client, Answer(ask, "", body))
+            self._out.tell(client, Answer(ask, "", body))
 
     def _visible(self, client: Client, jid: bytes) -> Job | None:
         """The unfinished job, if it is any of its business."""
@@ -378,7 +369,7 @@ class Desk:
             self._books.exchange.release(sha)
         client = self._books.clients.get(session)
         if client is not None and not client.left:
-            self._verbs.tell(client, Answer(ask, "", {"dropped": event.jobs}))
+            self._out.tell(client, Answer(ask, "", {"dropped": event.jobs}))
 
     def _run_again(
         self, client: Client, rows: dict[bytes, tuple[OutcomeRow, Arguments | None]], about: dict[str, Any]

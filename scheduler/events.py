@@ -7,9 +7,11 @@ told; where the ring has forgotten some of that, he is told how many.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.actor import Now
 from cluster.ids import format_job
 from scheduler.clients import Client
 from scheduler.lifecycle import Job
@@ -78,6 +80,12 @@ class Events:
         self._last += 1
         name = spec.name, spec.rules.queue, spec.namespace
         self._ring.append((self._last, at, kind, job.id, *name, dead, text))
+
+    def note(self, kind: str, jobs: Iterable[Job], now: Now, text: str = "") -> None:
+        """The same happened to these, if somebody listens."""
+        if self.listened(now.mono):
+            for job in jobs:
+                self.add(kind, job, now.wall, False, text)
 
     def answers(self, now: float) -> list[tuple[Waiting, dict[str, Any]]]:
         """Who can be told something, or has waited long enough."""

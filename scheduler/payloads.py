@@ -6,7 +6,7 @@ bounded however deep the queue is. Those of jobs that are not durable are always
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from scheduler.lifecycle import Job, State
 
@@ -42,6 +42,13 @@ class Payloads:
             job.payload = b""
             job.absent = True
             self.absent += 1
+
+    def bound(self, jobs: Iterable[Job], keeps: Callable[[Job], bool]) -> None:
+        """Of these, what the store keeps and nobody needs soon goes, if there is too much."""
+        if self.full:
+            for job in jobs:
+                if keeps(job):
+                    self.relieve(job)
 
     def ended(self, job: Job) -> None:
         self.bytes -= len(job.payload)

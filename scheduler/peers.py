@@ -41,6 +41,11 @@ class Peer:
     uploaded: set[bytes] = field(default_factory=set)
     """Blobs it has handed over and not yet named in a submission or a result."""
 
+    @property
+    def called(self) -> str:
+        """In the words of facts."""
+        return f"session {self.session.hex()}"
+
     def stamp(self, message: Message, now: float) -> Send:
         """Number and address one message."""
         if self.unacked_since is None:

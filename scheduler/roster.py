@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +86,10 @@ class Node(Peer):
     def __post_init__(self) -> None:
         self.leases = Leases(self.name, self.resources)
 
+    @property
+    def called(self) -> str:
+        return f"node {self.name}"
+
     def weigh(self, now: float, weight: float) -> None:
         """What its load is worth now; ``weight``: of all loads."""
         load = placement.faded(self.load, now - self.load_at) if self.load else 0.0
@@ -149,7 +154,9 @@ class Node(Peer):
 
 
 BARRED = "drained "
-"""Begins the names of settings in the store that keep which nodes are barred."""
+"""Begins the names of settings in the store that keep which nodes are barred,"""
+MOMENT = struct.Struct("<d")
+"""...and from when on what runs there is taken back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +207,10 @@ class Roster:
         node = self.get(name)
         if node is not None:
             node.barred = True
+
+    def restore(self, name: str, packed: bytes) -> None:
+        """It was barred in an earlier life."""
+        self.bar(name, *MOMENT.unpack(packed))
 
     def admit(self, name: str) -> None:
         """It may be given work again."""

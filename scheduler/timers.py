@@ -13,6 +13,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from scheduler.lifecycle import Job
+
 
 class Kind(Enum):
     __hash__ = object.__hash__
@@ -33,6 +35,15 @@ class Timers:
     def at(self, moment: float, kind: Kind, what: Any) -> None:
         self._number += 1
         heapq.heappush(self._heap, (moment, self._number, kind, what))
+
+    def begin(self, job: Job, wall: float) -> None:
+        """Of a new job, or one of an earlier life: by when it must have begun, and when it may."""
+        expires_s = job.record.spec.rules.expires_s
+        if expires_s:
+            job.expires = job.at + expires_s
+            self.at(job.expires, Kind.EXPIRES, job)
+        if job.due > wall:
+            self.at(job.due, Kind.DUE, job)
 
     @property
     def next(self) -> float:

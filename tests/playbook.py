@@ -650,6 +650,15 @@ class CoordinatorPlay(Play):
             assert isinstance(node, Node) and not len(node.leases)
 
 
+def known_run_time(play: CoordinatorPlay, node: FakeNode, run_us: int) -> None:
+    """One job has run that long, so the function's time is known from here on."""
+    client = play.client()
+    client.submit()
+    node.finishes(*node.gets(Assign).tokens, run_us=run_us)
+    client.gets(Results)
+    client.say(Bye("done"))
+
+
 # ------------------------------------------------------------------------------------ plays of those who dial
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from cluster.actor import WallClockJumped
@@ -9,13 +11,17 @@ from cluster.jobs import NOTHING_SPECIAL, About, Failure, Outcome, Rules, Spec
 from cluster.messages import Assign, Awaiting, Results, Retract, Returned
 from scheduler.adrift import Adrift
 from scheduler.lifecycle import Job
+from scheduler.queues import Queue
 from tests.playbook import SPEC, CoordinatorPlay, FakeClient
 
 ONCE = Spec("app:pay", False, b"pickled reference", rules=Rules(at_most_once=True))
 
 
+QUEUE = Queue("default")
+
+
 def job(number: int) -> Job:
-    return Job(number.to_bytes(16, "big"), number, None, None, b"", None, number)
+    return Job(number.to_bytes(16, "big"), number, None, SimpleNamespace(queue=QUEUE), b"", None, number)
 
 
 def test_what_nobody_holds_is_left_over_and_what_may_have_started_is_in_doubt() -> None:
@@ -27,12 +33,12 @@ def test_what_nobody_holds_is_left_over_and_what_may_have_started_is_in_doubt() 
     book.add(jobs[3], b"s2")
     book.told(b"s1", {jobs[2].id})
     book.found(jobs[2])
-    assert len(book) == 3
+    assert len(book) == QUEUE.leased == 3
     assert [book.in_doubt(one) for one in jobs] == [False, False, False, True]
     rest, doubtful = book.rest()
     assert not any(book.in_doubt(one) for one in jobs)
     assert (rest, doubtful) == ([jobs[0], jobs[1]], [jobs[3]])
-    assert len(book) == 0 and list(book) == []
+    assert len(book) == QUEUE.leased == 0 and list(book) == []
     assert book.rest() == ([], [])
 
 

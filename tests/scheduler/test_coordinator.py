@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.actor import Drained, Garbled, Identity, Received, Stalled, Unroutable, WallClockJumped
+from cluster.actor import Drained, Garbled, Stalled, Unroutable, WallClockJumped
 from cluster.blobs import BlobFailed, ChunkRead, ChunkWritten
-from cluster.config import CHUNK_BYTES, CHUNKS_IN_FLIGHT, MAX_BATCH, PROTOCOL, CoordinatorLimits, Times
+from cluster.config import CHUNK_BYTES, CHUNKS_IN_FLIGHT, CoordinatorLimits
 from cluster.jobs import End, Failure, Outcome, Rules, Spec
 from cluster.messages import (
     Accepted,
@@ -26,12 +26,10 @@ from cluster.messages import (
     Discard,
     Fetch,
     Finished,
-    GoOn,
     Hold,
     Message,
     NodeHello,
     NotCancelled,
-    Pulse,
     Refusal,
     Results,
     Resync,
@@ -40,12 +38,9 @@ from cluster.messages import (
     Started,
     Submit,
     Taken,
-    Watch,
-    Welcome,
 )
 from tests.playbook import (
     CLIENT_KEY,
-    NODE_KEY,
     SPEC,
     CoordinatorPlay,
     FakeClient,
@@ -54,7 +49,6 @@ from tests.playbook import (
     sha_of,
 )
 
-OTHER = Spec("app:other", False, b"other reference")
 BLOB = bytes(range(256)) * 400
 """Above the inline limit, one chunk."""
 LONG_BLOB = b"0123456789abcdef" * (5 * CHUNK_BYTES // 32)
@@ -64,136 +58,6 @@ LONG_BLOB = b"0123456789abcdef" * (5 * CHUNK_BYTES // 32)
 @pytest.fixture
 def play() -> CoordinatorPlay:
     return CoordinatorPlay()
-
-
-def known_run_time(play: CoordinatorPlay, node: FakeNode, run_us: int) -> None:
-    """One job has run that long, so the function's time is known from here on."""
-    client = play.client()
-    client.submit()
-    node.finishes(*node.gets(Assign).tokens, run_us=run_us)
-    client.gets(Results)
-    client.say(Bye("done"))
-
-
-# ------------------------------------------------------------------------------------ joining
-
-
-def test_a_node_that_joins_is_told_epoch_and_times() -> None:
-    play = CoordinatorPlay(epoch=9, times=Times(heartbeat_s=0.5, lease_s=4.0))
-    welcome = play.new_node().joins()
-    assert welcome == Welcome(9, False, 0, 0.5, 4.0)
-    assert play.told("node_joined")[0].about["slots"] == 1
-    play.nothing_else()
-
-
-def test_a_client_that_joins_again_is_resumed(play: CoordinatorPlay) -> None:
-    client = play.client()
-    client.submit(3)
-    client.gets_accepted(3)
-    assert client.joins(accepted=3) == Welcome(1, True, 3, 1.0, 10.0)
-    play.nothing_else()
-
-
-def test_a_client_unknown_here_is_told_so_and_goes_on_from_its_own_counter(play: CoordinatorPlay) -> None:
-    client = play.new_client()
-    assert client.joins(accepted=7) == Welcome(1, False, 7, 1.0, 10.0)
-    client.submit(first=8)
-    client.gets_accepted(8)
-    play.nothing_else()
-
-
-def test_another_protocol_version_is_refused_in_words(play: CoordinatorPlay) -> None:
-    client = play.new_client()
-    client.dial()
-    client.hello(protocol=PROTOCOL + 1)
-    text = client.gets(Refusal, code="version").text
-    assert f"speaks protocol {PROTOCOL}" in text and f"speaks {PROTOCOL + 1}" in text and "same version" in text
-    play.nothing_else()
-
-
-def test_a_key_of_another_role_is_refused_in_words(play: CoordinatorPlay) -> None:
-    node = play.new_node(identity=CLIENT_KEY)
-    node.dial()
-    node.hello()
-    text = node.gets(Refusal, code="role").text
-    assert "'ann' is for a client, not for a node" in text and "node.json" in text
-    play.nothing_else()
-
-
-def test_the_owner_may_be_client_and_node(play: CoordinatorPlay) -> None:
-    owner = Identity("local", "owner", "local", "default")
-    play.new_node(identity=owner).joins()
-    play.new_client(identity=owner, namespace="elsewhere").joins()
-    play.nothing_else()
-
-
-def test_a_key_is_held_to_its_namespace(play: CoordinatorPlay) -> None:
-    client = play.new_client(namespace="theirs")
-    client.dial()
-    client.hello()
-    assert "for namespace 'default', not 'theirs'" in client.gets(Refusal, code="namespace").text
-    play.nothing_else()
-
-
-def test_a_session_belongs_to_the_key_that_opened_it(play: CoordinatorPlay) -> None:
-    client = play.client()
-    client.identity = CLIENT_KEY._replace(key="stolen")
-    client.dial()
-    client.hello()
-    client.gets(Refusal, code="name")
-    node = play.node()
-    node.identity = NODE_KEY._replace(key="stolen")
-    node.dial()
-    node.hello()
-    node.gets(Refusal, code="name")
-    play.nothing_else()
-
-
-def test_a_session_id_of_another_length_is_refused(play: CoordinatorPlay) -> None:
-    client = play.new_client()
-    client.session = b"short"
-    client.dial()
-    client.hello()
-    client.gets(Refusal, code="version")
-    play.nothing_else()
-
-
-def test_full_is_refused_with_the_figure() -> None:
-    play = CoordinatorPlay(limits=CoordinatorLimits(max_sessions=1, max_nodes=1))
-    play.client(), play.node("n1")
-    for late in (play.new_client(), play.new_node("n2")):
-        late.dial()
-        late.hello()
-        assert "1 " in late.gets(Refusal, code="full").text
-    play.nothing_else()
-
-
-def test_a_late_copy_of_a_hello_changes_nothing(play: CoordinatorPlay) -> None:
-    node, client = play.node(), play.client()
-    for peer in (node, client):
-        link = peer.link
-        peer.link = type(link)(link.number - 1)
-        peer.hello()
-        peer.link = link
-        peer.beat()
-    play.nothing_else()
-
-
-def test_who_is_not_known_is_asked_to_say_hello(play: CoordinatorPlay) -> None:
-    client = play.new_client()
-    client.dial()
-    client.submit()
-    client.gets(Resync)
-    play.nothing_else()
-
-
-def test_a_message_by_another_key_on_a_known_route_is_not_taken(play: CoordinatorPlay) -> None:
-    client = play.client()
-    client.identity = CLIENT_KEY._replace(key="other")
-    client.submit()
-    client.gets(Resync)
-    assert play.coordinator._admission.jobs == 0
-    play.nothing_else()
 
 
 # ------------------------------------------------------------------------------------ a job's way
@@ -212,85 +76,6 @@ def test_a_job_is_assigned_finished_and_its_result_told(play: CoordinatorPlay) -
     client.gets(Results, counters=[3])
     play.nothing_else()
     play.nothing_kept()
-
-
-def test_acceptance_rides_with_results_if_they_come_soon(play: CoordinatorPlay) -> None:
-    node, client = play.node(), play.client()
-    client.submit()
-    node.finishes(*node.gets(Assign).tokens)
-    client.gets(Results, through=1)
-    play.live(2, node, client)
-    play.nothing_else()
-
-
-def test_many_jobs_are_told_accepted_at_once(play: CoordinatorPlay) -> None:
-    client = play.client()
-    client.submit(1_000)
-    client.gets(Accepted, through=1_000)
-    play.nothing_else()
-
-
-def test_a_new_link_leaves_no_word_of_acceptance_due(play: CoordinatorPlay) -> None:
-    client = play.client()
-    client.submit()
-    client.joins(accepted=0)
-    client.cancel(99)
-    client.gets(NotCancelled)
-    play.wait(1.0)
-    play.nothing_else()
-
-
-def test_a_resent_submission_makes_no_second_job(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1", slots=8), play.client()
-    message = client.submission(2)
-    client.say(message)
-    node.gets(Assign, jobs=2)
-    client.gets_accepted(2)
-    client.joins()
-    client.say(message)
-    client.gets_accepted(2)
-    play.nothing_else()
-
-
-def test_a_resend_that_overlaps_makes_only_what_is_new(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1", slots=8), play.client()
-    client.submit(2)
-    node.gets(Assign, jobs=2)
-    client.submit(4, first=1)
-    node.gets(Assign, jobs=[client.job(3), client.job(4)])
-    client.gets_accepted(4)
-    play.nothing_else()
-
-
-def test_counters_may_have_holes(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1", slots=8), play.client()
-    client.submit(first=5)
-    client.submit(first=9)
-    assert [node.gets(Assign).jobs for _ in range(2)] == [[client.job(5)], [client.job(9)]]
-    client.gets_accepted(9)
-    play.nothing_else()
-
-
-def test_one_function_is_described_once_a_message(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1", slots=4), play.client()
-    client.say(Submit(1, [SPEC.encode(), OTHER.encode()], [0, 1, 0], [b"a", b"b", b"c"], [], [], [""] * 3, []))
-    node.gets(Assign, specs=2, spec_of=[0, 1, 0], payloads=[b"a", b"b", b"c"])
-    client.gets_accepted(3)
-    play.nothing_else()
-
-
-def test_code_by_value_is_sent_once_a_link(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1", slots=4), play.client()
-    code = b"pickled function"
-    by_value = Spec("app:f", True, sha_of(code), len(code))
-    client.submit(1, by_value, code=[code])
-    node.gets(Assign, code=[[sha_of(code), code]])
-    client.submit(1, by_value)
-    held = node.gets(Assign, code=[])
-    client.gets_accepted(2)
-    node.joins((held.tokens[0], held.jobs[0], 1))
-    node.gets(Assign, code=[[sha_of(code), code]])
-    play.nothing_else()
 
 
 def test_code_that_a_node_has_lost_can_be_fetched(play: CoordinatorPlay) -> None:
@@ -333,95 +118,6 @@ def test_an_outcome_that_does_not_exist_is_a_failure(play: CoordinatorPlay) -> N
     play.nothing_else()
 
 
-def test_the_order_is_that_of_acceptance_also_after_a_return(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1", slots=2), play.client()
-    client.submit(4)
-    tokens = node.gets(Assign, jobs=2).tokens
-    client.gets_accepted(4)
-    with play.one_turn():
-        node.say(Returned(tokens, []))
-    node.gets(Assign, jobs=[client.job(1), client.job(2)], attempts=[1, 1])
-    play.nothing_else()
-
-
-# ------------------------------------------------------------------------------------ links
-
-
-def test_a_gap_is_answered_with_one_resync(play: CoordinatorPlay) -> None:
-    client = play.client()
-    client.lose(client.submission())
-    for _ in range(5):
-        client.beat()
-    client.gets(Resync)
-    assert play.told("resync")
-    play.nothing_else()
-    client.joins()
-    client.counter = 0
-    client.submit()
-    client.gets_accepted(1)
-    play.nothing_else()
-
-
-def test_a_lost_resync_is_sent_again_after_a_while(play: CoordinatorPlay) -> None:
-    node = play.node()
-    node.deaf = True
-    node.lose(Pulse())
-    node.beat()
-    node.deaf = False
-    node.link.heard += 1  # it has not noticed
-    play.wait(1.0)
-    node.link.heard, node.deaf = 0, True
-    play.wait(0.5)
-    node.deaf = False
-    node.beat()
-    node.gets(Resync)
-    play.nothing_else()
-
-
-def test_a_duplicate_is_dropped(play: CoordinatorPlay) -> None:
-    client = play.client()
-    client.repeat(client.submission())
-    client.gets_accepted(1)
-    assert play.coordinator._admission.jobs == 1
-    play.nothing_else()
-
-
-def test_an_idle_client_that_beats_slowly_stays_on_its_link(play: CoordinatorPlay) -> None:
-    client = play.client()
-    client.beat()
-    for _ in range(10):
-        play.wait(5.0)
-        client.beat()
-    assert client.pulses == 11
-    play.nothing_else()
-
-
-def test_who_speaks_and_does_not_acknowledge_is_asked_to_join_again(play: CoordinatorPlay) -> None:
-    node, client = play.node(), play.client()
-    node.deaf = True
-    client.submit()
-    client.gets_accepted(1)
-    for _ in range(5):
-        play.wait(1.0)
-        node.beat()
-        client.beat()
-    node.deaf = False
-    play.wait(1.0)
-    node.gets(Resync)
-    play.nothing_else()
-
-
-def test_a_pulse_is_answered_at_once_and_an_acknowledgement_soon(play: CoordinatorPlay) -> None:
-    node, client = play.node(), play.client()
-    client.beat()
-    node.beat()
-    assert (client.pulses, node.pulses) == (1, 1)
-    node.say(Started([1]))
-    play.wait(0.05)
-    assert node.pulses == 2
-    play.nothing_else()
-
-
 # ------------------------------------------------------------------------------------ nodes that go
 
 
@@ -452,38 +148,6 @@ def test_a_running_job_its_node_no_longer_has_is_tried_again_as_a_new_attempt(pl
     play.nothing_else()
 
 
-def test_a_silent_node_gets_nothing_new_then_loses_its_leases(play: CoordinatorPlay) -> None:
-    silent, client = play.node("n1"), play.client()
-    client.submit()
-    silent.gets(Assign, attempts=[1])
-    client.gets_accepted(1)
-    play.live(4, client)
-    assert play.told("node_suspect")
-    client.submit()
-    client.gets_accepted(2)
-    play.nothing_else()
-    other = play.node("n2")
-    second = other.gets(Assign, jobs=[client.job(2)]).tokens
-    play.live(7, client, other)
-    assert play.told("node_lost")[0].n == 1
-    other.finishes(*second)
-    client.gets(Results)
-    other.gets(Assign, jobs=[client.job(1)], attempts=[2])
-    play.nothing_else()
-
-
-def test_a_suspect_that_is_heard_again_gets_work_again(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1"), play.client()
-    play.live(4, client)
-    client.submit()
-    client.gets_accepted(1)
-    play.nothing_else()
-    node.beat()
-    assert play.told("node_back")
-    node.gets(Assign)
-    play.nothing_else()
-
-
 def test_what_a_lost_node_says_later_is_answered_with_resync_and_discard(play: CoordinatorPlay) -> None:
     node, client = play.node("n1"), play.client()
     client.submit()
@@ -495,33 +159,6 @@ def test_what_a_lost_node_says_later_is_answered_with_resync_and_discard(play: C
     node.joins((a.tokens[0], a.jobs[0], 1))
     node.gets(Discard, tokens=a.tokens)
     node.gets(Assign, attempts=[2])
-    play.nothing_else()
-
-
-def test_a_closed_connection_ends_the_leases_sooner(play: CoordinatorPlay) -> None:
-    node, other, client = play.node("n1"), play.node("n2"), play.client()
-    play.turn(Unroutable(other.route))
-    client.submit()
-    node.gets(Assign)
-    play.turn(Unroutable(node.route))
-    client.gets_accepted(1)
-    play.live(2, client)
-    assert not play.told("node_lost")
-    play.live(2, client)
-    assert len(play.told("node_lost")) == 2
-    play.nothing_else()
-
-
-def test_a_reconnect_in_time_keeps_the_leases(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1"), play.client()
-    client.submit()
-    a = node.gets(Assign)
-    play.turn(Unroutable(node.route))
-    client.gets_accepted(1)
-    play.live(2, client)
-    node.joins((a.tokens[0], a.jobs[0], 1))
-    node.finishes(*a.tokens)
-    client.gets(Results)
     play.nothing_else()
 
 
@@ -565,104 +202,10 @@ def test_a_node_that_leaves_costs_its_jobs_nothing() -> None:
     play.nothing_else()
 
 
-def test_a_stall_of_our_own_moves_the_deadlines_of_others(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1"), play.client()
-    client.submit()
-    node.gets(Assign)
-    client.gets_accepted(1)
-    play.now = play.now._replace(mono=play.now.mono + 60)
-    play.turn(Stalled(60.0), Drained())
-    assert not play.told("node_lost") and not play.told("node_suspect")
-    assert play.told("stalled")
-    play.live(2, client)
-    assert not play.told("node_suspect")
-    play.live(9, client)
-    assert play.told("node_lost")
-    play.nothing_else()
-
-
-def test_silence_is_not_judged_before_the_sockets_are_empty(play: CoordinatorPlay) -> None:
-    play.node("n1")
-    play.now = play.now._replace(mono=play.now.mono + 60)
-    play.turn()
-    assert not play.told("node_lost")
-    play.turn(Drained())
-    assert play.told("node_lost")
-    play.nothing_else()
-
-
 def test_a_jump_of_the_wall_clock_is_a_fact_and_moves_nothing(play: CoordinatorPlay) -> None:
     play.node("n1")
     play.turn(WallClockJumped(-3600.0), Drained())
     assert play.told("clock_jumped") and not play.told("node_lost")
-    play.nothing_else()
-
-
-# ------------------------------------------------------------------------------------ placement
-
-
-def test_nothing_is_placed_ahead_before_a_run_time_was_observed(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1", slots=2), play.client()
-    client.submit(100)
-    first = node.gets(Assign, jobs=2).tokens
-    client.gets_accepted(100)
-    play.nothing_else()
-    node.finishes(first[0], run_us=1_000)
-    node.gets(Assign, jobs=1 + 2 * 5)
-    client.gets(Results)
-    play.nothing_else()
-
-
-def test_long_jobs_are_never_placed_ahead(play: CoordinatorPlay) -> None:
-    node = play.node("n1", slots=2)
-    known_run_time(play, node, 6_000)
-    client = play.client()
-    client.submit(10)
-    node.gets(Assign, jobs=2, expected_us=[6_000])
-    client.gets_accepted(10)
-    play.nothing_else()
-
-
-def test_what_lies_on_a_stuck_node_is_asked_back_for_an_idle_one(play: CoordinatorPlay) -> None:
-    stuck = play.node("n1", slots=1)
-    known_run_time(play, stuck, 1_000)
-    client = play.client()
-    client.submit(4)
-    tokens = stuck.gets(Assign, jobs=4).tokens
-    client.gets_accepted(4)
-    idle = play.node("n2", slots=2)
-    play.wait(0.3)
-    stuck.gets(Retract, tokens=[tokens[3], tokens[2]])
-    play.wait(0.3)
-    play.nothing_else()
-    stuck.say(Returned([tokens[3]], [tokens[2]]))
-    idle.gets(Assign, jobs=[client.job(4)], attempts=[1])
-    play.wait(0.3)
-    stuck.gets(Retract, tokens=[tokens[1]])
-    play.nothing_else()
-
-
-def test_labels_and_python_are_demanded_of_the_node(play: CoordinatorPlay) -> None:
-    plain, client = play.node("plain", slots=4), play.client()
-    client.submit(1, Spec("gpu", False, b"", labels=(("gpu", "a100"),)))
-    client.submit(1, Spec("new", False, b"", python="3.13"))
-    client.submit(1, SPEC)
-    plain.gets(Assign, jobs=[client.job(3)])
-    client.gets_accepted(3)
-    play.nothing_else()
-    play.node("gpu", labels={"gpu": "a100", "disk": "ssd"}).gets(Assign, jobs=[client.job(1)])
-    play.node("new", python="3.13").gets(Assign, jobs=[client.job(2)])
-    play.nothing_else()
-
-
-def test_a_batch_of_great_payloads_goes_in_several_messages(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1", slots=100), play.client()
-    for _ in range(3):
-        client.submit(8, payload=bytes(60_000))
-        client.submit(8, payload=bytes(60_000))
-    while node.inbox:
-        assert sum(map(len, node.gets(Assign).payloads)) < 600_000
-    client.gets_accepted(48)
     play.nothing_else()
 
 
@@ -797,101 +340,6 @@ def test_cancelled_jobs_do_not_pile_up_behind_one_that_waits(play: CoordinatorPl
     play.nothing_else()
 
 
-# ------------------------------------------------------------------------------------ limits and refusals
-
-
-def test_a_full_queue_holds_who_hands_in_with_its_figures_and_lets_go_on_when_there_is_room() -> None:
-    play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=2))
-    client, other = play.client(), play.client()
-    client.submit(3)
-    assert "the queue is full: 2 unfinished jobs (max_jobs 2)" in client.gets(Hold, through=2).reason
-    client.submit(1)  # sent before it had read that
-    play.nothing_else()
-    other.submit(1)
-    other.gets(Hold, through=0)
-    client.cancel(1)
-    client.gets(GoOn)
-    client.gets_results(1)
-    other.gets(GoOn)
-    client.submit(2, first=3)
-    client.gets(Hold, through=3)
-    other.cancel(9)
-    other.gets(NotCancelled)
-    play.nothing_else()
-    assert play.coordinator._admission.jobs == 2
-
-
-def test_what_was_sent_before_the_word_to_go_on_was_read_does_not_count() -> None:
-    play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=1))
-    client = play.client()
-    client.submit(2)
-    client.gets(Hold, through=1)
-    with play.one_turn():
-        client.cancel(1)
-        client.say(client.submission(1, first=3))
-    client.gets(GoOn)
-    client.gets_results(1)
-    assert play.coordinator._admission.jobs == 0, "job 3 was taken, and job 2 never would be"
-    client.say(client.submission(2, first=2))
-    client.gets(Hold, through=2)
-    play.nothing_else()
-
-
-def test_nothing_is_said_of_the_cancelling_of_what_was_not_taken() -> None:
-    play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=1))
-    client = play.client()
-    client.submit(2)
-    client.gets(Hold, through=1)
-    client.cancel(2)
-    play.nothing_else()
-
-
-def test_a_new_link_asks_anew_whether_there_is_room() -> None:
-    play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=1))
-    client = play.client()
-    client.submit(2)
-    client.gets(Hold, through=1)
-    client.joins(accepted=1)
-    client.say(client.submission(1, first=2))
-    client.gets(Hold, through=1)
-    client.cancel(1)
-    client.gets(GoOn)
-    client.gets_results(1)
-    play.nothing_else()
-
-
-def test_so_many_bytes_of_arguments_are_a_full_queue_too() -> None:
-    play = CoordinatorPlay(limits=CoordinatorLimits(max_job_bytes=1_000))
-    client = play.client()
-    client.submit(3, payload=bytes(600))
-    assert "1200 bytes of arguments (max_job_bytes 1000)" in client.gets(Hold, through=2).reason
-    play.nothing_else()
-
-
-def test_what_only_memory_has_is_bounded_by_memory() -> None:
-    play = CoordinatorPlay(limits=CoordinatorLimits(payload_memory_bytes=1_000), durable=True)
-    client = play.client()
-    client.submit(3, payload=bytes(600), spec=replace(SPEC, durable=False))
-    assert "1200 bytes" in client.gets(Hold, through=2).reason
-    play.nothing_else()
-
-
-def test_a_watch_while_held_is_not_taken_before_what_is_held() -> None:
-    play = CoordinatorPlay(limits=CoordinatorLimits(max_jobs=1))
-    client = play.client()
-    client.submit(2)
-    client.gets(Hold, through=1)
-    client.say(Watch([3], [client.job(1)]))
-    client.cancel(1)
-    client.gets(GoOn)
-    client.gets_results(1)
-    client.say(client.submission(1, first=2))
-    client.say(Watch([3], [client.job(2)]))
-    client.cancel(2)
-    client.gets_results(2, 3)
-    play.nothing_else()
-
-
 # ------------------------------------------------------------------------------------ dead letters
 
 
@@ -953,33 +401,6 @@ def test_a_job_that_waits_to_run_again_can_be_cancelled(play: CoordinatorPlay) -
     play.nothing_else()
 
 
-@pytest.mark.parametrize(
-    ("raw", "word"),
-    [
-        (b"\xc1", "unreadable"),
-        (Spec("n" * 600, False, b"").encode(), "too long"),
-        (Spec("n", False, b"", namespace="theirs").encode(), "namespace"),
-        (Spec("n", True, sha_of(b"code")).encode(), "code did not arrive"),
-    ],
-)
-def test_an_unusable_description_fails_its_jobs_alone(play: CoordinatorPlay, raw: bytes, word: str) -> None:
-    client = play.client()
-    client.say(Submit(1, [raw, SPEC.encode()], [0, 1, 7], [b"", b"", b""], [], [], [""] * 3, []))
-    got = client.gets_results(1, 3, outcome=Outcome.FAILED)
-    assert word in got.payloads[0].decode(errors="replace")
-    assert b"names a spec its message lacks" in got.payloads[1]
-    assert play.coordinator._admission.jobs == 1
-    play.nothing_else()
-
-
-def test_code_that_does_not_match_its_hash_fails_its_jobs(play: CoordinatorPlay) -> None:
-    client = play.client()
-    spec = Spec("f", True, sha_of(b"right"), 5)
-    client.say(Submit(1, [spec.encode()], [0], [b""], [], [[sha_of(b"right"), b"wrong"]], [""], []))
-    assert "does not match its hash" in client.gets_failure(1).text
-    play.nothing_else()
-
-
 def test_an_unknown_topic_is_answered_in_words(play: CoordinatorPlay) -> None:
     client = play.client()
     client.say(Ask(5, "weather", {}))
@@ -1026,37 +447,6 @@ def test_vitals_of_any_shape_do_no_harm_to_those_who_ask(play: CoordinatorPlay) 
 # ------------------------------------------------------------------------------------ clients that go
 
 
-def test_results_are_owed_until_acknowledged_over_links(play: CoordinatorPlay) -> None:
-    node, client = play.node("n1", slots=2), play.client()
-    client.submit(2)
-    a, b = node.gets(Assign).tokens
-    node.finishes(a)
-    client.gets_results(1)
-    client.beat()  # acknowledges the first
-    client.deaf = True
-    node.finishes(b)
-    client.deaf = False
-    client.joins(accepted=2)
-    client.gets_results(2)
-    client.beat()
-    client.joins(accepted=2)
-    play.nothing_else()
-
-
-def test_results_in_flight_are_bounded() -> None:
-    play = CoordinatorPlay(limits=CoordinatorLimits(results_in_flight=2))
-    node, client = play.node("n1", slots=4), play.client()
-    client.submit(4)
-    for token in node.gets(Assign).tokens:
-        node.finishes(token)
-    client.gets_results(1)
-    client.gets_results(2)
-    play.nothing_else()
-    client.beat()
-    client.gets_results(3, 4)
-    play.nothing_else()
-
-
 def test_a_client_that_leaves_is_owed_nothing_and_its_jobs_go_on(play: CoordinatorPlay) -> None:
     node, client = play.node(), play.client()
     client.submit(2)
@@ -1071,34 +461,6 @@ def test_a_client_that_leaves_is_owed_nothing_and_its_jobs_go_on(play: Coordinat
     play.nothing_kept()
 
 
-def test_a_client_silent_for_too_long_is_forgotten_and_said_so_once() -> None:
-    play = CoordinatorPlay(times=Times(session_s=30.0))
-    node, client = play.node(), play.client()
-    client.submit(2)
-    node.finishes(*node.gets(Assign).tokens)
-    node.gets(Assign)
-    play.live(31, node)
-    assert [f.about["reason"] for f in play.told("client_forgotten")] == ["silent for 30 s"]
-
-
-def test_a_client_forgotten_while_its_jobs_went_on_is_not_told_it_was_resumed() -> None:
-    play = CoordinatorPlay(times=Times(session_s=30.0))
-    node, client = play.node("n1", slots=2), play.client()
-    client.submit(2)
-    a, _ = node.gets(Assign).tokens
-    client.deaf = True
-    node.finishes(a)
-    play.live(31, node)
-    client.dial()
-    client.hello(accepted=2)  # the answer to this one is lost
-    client.deaf = False
-    welcome = client.joins(accepted=2)
-    assert not welcome.resumed, "the first job's result is gone: the client would wait for it for ever"
-    client.beat()
-    assert client.joins(accepted=2).resumed
-    play.nothing_else()
-
-
 def test_a_client_of_an_earlier_epoch_is_not_resumed_until_it_has_heard_of_this_one(play: CoordinatorPlay) -> None:
     client = play.new_client()
     client.dial()
@@ -1108,22 +470,6 @@ def test_a_client_of_an_earlier_epoch_is_not_resumed_until_it_has_heard_of_this_
     assert not client.joins(accepted=7).resumed
     assert client.joins(accepted=7).resumed
     play.nothing_else()
-
-
-def test_the_longest_absent_client_is_forgotten_when_results_fill_the_memory() -> None:
-    play = CoordinatorPlay(limits=CoordinatorLimits(max_owed_bytes=1_000))
-    node, away, here = play.node("n1", slots=2), play.client(), play.client()
-    away.submit()
-    here.submit()
-    a, b = node.gets(Assign).tokens[0], node.gets(Assign).tokens[0]
-    play.live(5, node, here)
-    away.gets(Accepted), here.gets(Accepted)
-    away.deaf = here.deaf = True
-    node.finishes(a, b, payload=bytes(900))
-    play.wait(0.5)
-    reasons = [f.about for f in play.told("client_forgotten")]
-    assert len(reasons) == 1 and reasons[0]["session"] == away.session.hex()
-    assert "max_owed_bytes" in reasons[0]["reason"]
 
 
 # ------------------------------------------------------------------------------------ blobs
@@ -1156,17 +502,6 @@ def test_credit_bounds_what_is_sent_ahead(play: CoordinatorPlay) -> None:
     assert len(node.inbox) == CHUNKS_IN_FLIGHT
     node.say(Taken(ref[0], 2 * CHUNK_BYTES))
     assert len(node.inbox) == CHUNKS_IN_FLIGHT + 1
-
-
-def test_a_large_result_is_held_until_its_client_has_it(play: CoordinatorPlay) -> None:
-    node, client = play.node(), play.client()
-    client.submit()
-    node.finishes_large(node.gets(Assign).tokens[0], BLOB)
-    ref = client.gets(Results, payloads=[b""]).large[0][1:]
-    client.say(Fetch(*ref))
-    assert client.gets_blob(ref[0]) == BLOB
-    play.nothing_else()
-    play.nothing_kept()
 
 
 def test_two_clients_with_one_blob_each_get_their_job_run(play: CoordinatorPlay) -> None:
@@ -1284,13 +619,6 @@ def test_a_full_disk_refuses_the_blob_in_words(play: CoordinatorPlay) -> None:
     play.nothing_else()
 
 
-def test_a_job_whose_payload_did_not_arrive_is_refused(play: CoordinatorPlay) -> None:
-    client = play.client()
-    client.submit(1, large=[(bytes(32), 100_000)])
-    assert "its payload did not arrive" in client.gets_failure(1).text
-    play.nothing_else()
-
-
 def test_a_result_that_did_not_arrive_is_a_lost_job(play: CoordinatorPlay) -> None:
     node, client = play.node(), play.client()
     client.submit()
@@ -1320,18 +648,6 @@ def test_rows_that_share_a_blob_with_a_refused_row_keep_it(play: CoordinatorPlay
     client.gets_failure(1)
     assert play.coordinator._admission.jobs == 1 and play.disk.blobs
     play.nothing_else()
-
-
-def test_a_result_its_client_will_not_take_is_dropped(play: CoordinatorPlay) -> None:
-    node, client = play.node(), play.client()
-    client.submit()
-    node.finishes_large(node.gets(Assign).tokens[0], BLOB)
-    ref = client.gets(Results).large[0][1:]
-    client.say(Fetch(*ref))
-    client.gets(Chunk)
-    client.say(BlobRefused(ref[0], "over the limit"))
-    play.nothing_else()
-    play.nothing_kept()
 
 
 def test_the_late_result_of_a_large_blob_keeps_nothing(play: CoordinatorPlay) -> None:
@@ -1480,50 +796,6 @@ def test_nothing_that_peers_say_raises(data: st.DataObject) -> None:
     live = sum(len(c.jobs) for c in chaos.play.coordinator._clients)
     ready, leased = len(chaos.play.coordinator._ready), sum(len(n.leases) for n in chaos.play.coordinator._roster)
     assert chaos.play.coordinator._admission.jobs == live == ready + leased
-
-
-def test_a_message_from_a_connection_that_was_taken_over_is_not_taken(play: CoordinatorPlay) -> None:
-    client = play.client()
-    old = client.route
-    client.joins()
-    play.turn(Received(old, CLIENT_KEY, client.link.header(), Pulse()))
-    client.link.sent -= 1
-    client.beat()
-    assert client.pulses == 1
-    play.nothing_else()
-
-
-def test_a_hello_that_takes_over_a_route_leaves_the_other_unreachable(play: CoordinatorPlay) -> None:
-    a, b = play.client(), play.new_client()
-    b.route = a.route
-    play._ends[b.route] = b
-    b.hello()
-    b.gets(Welcome)
-    play.node()
-    a.route = b"gone"
-    b.submit()
-    b.gets_accepted(1)
-    b.gets_nothing()
-
-
-def test_more_than_a_batch_is_told_in_several_messages() -> None:
-    play = CoordinatorPlay()
-    node, client = play.node("n1", slots=12_000), play.client()
-    for _ in range(3):
-        client.submit(4_000)
-    while client.inbox:
-        client.gets(Accepted)
-    tokens: list[int] = []
-    while node.inbox:
-        a = node.gets(Assign)
-        assert len(a.tokens) <= MAX_BATCH
-        tokens += a.tokens
-    assert len(tokens) == 12_000
-    with play.one_turn():
-        for i in range(0, 12_000, 4_000):
-            node.finishes(*tokens[i : i + 4_000], payload=b"")
-    assert sum(len(client.gets(Results).counters) for _ in range(len(client.inbox))) == 12_000
-    play.nothing_else()
 
 
 def test_who_waits_for_the_upload_of_a_silent_client_sends_it_itself(play: CoordinatorPlay) -> None:

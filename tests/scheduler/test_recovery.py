@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.actor import Unroutable, WallClockJumped
+from cluster.actor import Unroutable
 from cluster.config import CoordinatorLimits, Times
 from cluster.jobs import Failure, Outcome, Rules, Spec
 from cluster.messages import (
-    Accepted,
     Assign,
     Awaiting,
     Bye,
@@ -22,11 +21,8 @@ from cluster.messages import (
     Results,
     Returned,
     Started,
-    Taken,
-    Watch,
     Welcome,
 )
-from scheduler.coordinator import CLOCK_EVERY_S, PRUNE_EVERY_S
 from scheduler.journal import SpaceMeasured
 from scheduler.lifecycle import State
 from tests.playbook import SPEC, CoordinatorPlay, sha_of
@@ -304,71 +300,6 @@ def test_without_a_store_nothing_is_written_and_nothing_is_adrift() -> None:
 # ------------------------------------------------------------------------------------ bounds
 
 
-def test_old_outcomes_are_forgotten_in_slices_with_their_blobs() -> None:
-    play = CoordinatorPlay(durable=True, limits=CoordinatorLimits(keep_outcomes=1))
-    client = play.client()
-    node = play.node()
-    for n in range(3):
-        client.submit()
-        node.finishes_large(node.gets(Assign).tokens[0], bytes([n]) * 100_000)
-        _, sha, size = client.gets(Results).large[0]
-        client.say(Taken(sha, size))
-    assert len(play.disk.blobs) == 3
-    play.live(PRUNE_EVERY_S + 1, client, node)
-    assert [row.id for row in play.rows_on_disk.rows.outcomes.values()] == [client.job(3)]
-    assert len(play.disk.blobs) == 1
-    assert sum(f.n for f in play.told("outcomes_pruned")) == 2
-
-
-def test_outcomes_are_kept_for_their_time_and_no_longer() -> None:
-    play = CoordinatorPlay(durable=True, limits=CoordinatorLimits(keep_outcomes_s=100.0))
-    client = play.client()
-    node = play.node()
-    client.submit()
-    node.finishes(node.gets(Assign).tokens[0])
-    client.gets_results(1)
-    play.live(90, client, node)
-    assert play.rows_on_disk.rows.outcomes
-    play.live(2 * PRUNE_EVERY_S, client, node)
-    assert not play.rows_on_disk.rows.outcomes
-
-
-@pytest.mark.parametrize("down", [False, True])
-def test_a_clock_that_runs_ahead_makes_no_outcome_older(down: bool) -> None:
-    """Set while the coordinator looks, or while it is down; and then it is started again."""
-    play = CoordinatorPlay(durable=True, limits=CoordinatorLimits(keep_outcomes_s=200.0))
-    client, node = play.client(), play.node()
-    client.submit()
-    node.finishes(node.runs(client.job(1)))
-    client.gets_results(1)
-    play.now = play.now._replace(wall=play.now.wall + 8 * 86_400)
-    if not down:
-        play.turn(WallClockJumped(8 * 86_400.0))
-    play.restart()
-    node.joins()
-    client.joins(accepted=1)
-    play.live(180, client, node)
-    client.submit()
-    node.finishes(node.runs(client.job(2)))
-    client.gets_results(2)
-    assert [row.id for row in play.rows_on_disk.rows.outcomes.values()] == [client.job(1), client.job(2)]
-    play.live(20 + PRUNE_EVERY_S, client, node)
-    assert [row.id for row in play.rows_on_disk.rows.outcomes.values()] == [client.job(2)]
-    play.live(180 + PRUNE_EVERY_S, client, node)
-    assert not play.rows_on_disk.rows.outcomes
-
-
-def test_a_coordinator_without_work_notes_that_it_lives() -> None:
-    play = CoordinatorPlay(durable=True, limits=CoordinatorLimits(keep_outcomes_s=200.0))
-    client, node = play.client(), play.node()
-    client.submit()
-    node.finishes(node.runs(client.job(1)))
-    client.gets_results(1)
-    play.live(CLOCK_EVERY_S + 10, client, node)
-    play.restart()
-    assert play.coordinator._ages.before(200.0, play.now.wall) == play.now.wall - 200.0
-
-
 def test_at_the_watermark_submissions_wait_outcomes_are_taken_and_room_opens_it_again(
     play: CoordinatorPlay,
 ) -> None:
@@ -391,82 +322,6 @@ def test_at_the_watermark_submissions_wait_outcomes_are_taken_and_room_opens_it_
     client.say(client.submission(1, first=2))
     node.gets(Assign, jobs=[client.job(2)])
     client.gets_accepted(2)
-
-
-# ------------------------------------------------------------------------------------ by its id
-
-
-def test_another_session_is_owed_the_outcome_of_a_running_job_too(play: CoordinatorPlay) -> None:
-    client, other = play.client(), play.client()
-    node = play.node()
-    client.submit()
-    assign = node.gets(Assign)
-    other.say(Watch([1], [client.job(1)]))
-    client.gets_accepted(1)
-    other.gets(Accepted, through=1)
-    node.finishes(assign.tokens[0], payload=b"for both")
-    assert client.gets_results(1).payloads == other.gets_results(1).payloads == [b"for both"]
-    play.nothing_else()
-
-
-def test_another_session_gets_an_outcome_of_an_earlier_life(play: CoordinatorPlay) -> None:
-    client = play.client()
-    node = play.node()
-    client.submit()
-    node.finishes(node.gets(Assign).tokens[0], payload=b"kept")
-    client.gets(Results)
-    play.restart()
-    other = play.client()
-    other.say(Watch([1], [client.job(1)]))
-    assert other.gets_results(1).payloads == [b"kept"]
-    play.nothing_else()
-
-
-def test_two_sessions_fetch_one_large_result_and_it_is_kept_for_a_third(play: CoordinatorPlay) -> None:
-    client = play.client()
-    node = play.node()
-    client.submit()
-    data = b"r" * 300_000
-    node.finishes_large(node.gets(Assign).tokens[0], data)
-    _, sha, size = client.gets(Results).large[0]
-    client.say(Fetch(sha, size))
-    assert client.gets_blob(sha) == data
-    for _ in range(2):
-        other = play.client()
-        other.say(Watch([1], [client.job(1)]))
-        assert other.gets(Results).large == [[0, sha, size]]
-        other.say(Fetch(sha, size))
-        assert other.gets_blob(sha) == data
-    assert sha in play.disk.blobs
-
-
-@pytest.mark.parametrize(("counter", "kind"), [(1, "ResultExpired"), (2, "UnknownJob")])
-def test_an_id_without_an_outcome_is_expired_or_unknown_and_never_pending(
-    play: CoordinatorPlay, counter: int, kind: str
-) -> None:
-    client = play.client()
-    node = play.node()
-    client.submit()
-    node.finishes(node.gets(Assign).tokens[0])
-    client.gets(Results)
-    play.rows_on_disk.rows.outcomes.clear()
-    play.restart()
-    other = play.client()
-    other.say(Watch([1], [client.job(counter)]))
-    assert other.gets_failure(1).kind == kind
-
-
-def test_jobs_of_another_namespace_are_unknown(play: CoordinatorPlay) -> None:
-    client = play.client()
-    node = play.node()
-    client.submit(2)
-    node.finishes(node.gets(Assign).tokens[0])
-    client.gets(Results)
-    stranger = play.new_client(identity=client.identity._replace(key="k", namespace="theirs"), namespace="theirs")
-    stranger.joins()
-    stranger.say(Watch([1, 2], [client.job(1), client.job(2)]))
-    results = stranger.gets_results(1, 2)
-    assert {Failure.decode(p).kind for p in results.payloads} == {"UnknownJob"}
 
 
 # ------------------------------------------------------------------------------------ found by the simulator

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 from node.attempts import TABLE, Attempt, Step
-from scheduler import coordinator
+from scheduler import adrift, coordinator, dealer
 from scheduler.lifecycle import TRANSITIONS, Cause, Job, move
 
 FAULTS = (
@@ -70,6 +70,9 @@ FAULTS = (
 JOB_MOVES = tuple(f"{state.name} {cause.name}" for state, cause in TRANSITIONS)
 ATTEMPT_MOVES = tuple(f"{phase.name} {step.name}" for phase, step in TABLE)
 
+MOVERS = (adrift, coordinator, dealer)
+"""Rooms that move jobs."""
+
 
 @contextmanager
 def counted(jobs: Counter[str], attempts: Counter[str]) -> Iterator[None]:
@@ -84,7 +87,10 @@ def counted(jobs: Counter[str], attempts: Counter[str]) -> Iterator[None]:
         attempts[f"{self.phase.name} {what.name}"] += 1
         step(self, what)
 
-    with mock.patch.object(coordinator, "move", moves), mock.patch.object(Attempt, "step", steps):
+    with ExitStack() as patches:
+        for room in MOVERS:
+            patches.enter_context(mock.patch.object(room, "move", moves))
+        patches.enter_context(mock.patch.object(Attempt, "step", steps))
         yield
 
 

@@ -67,7 +67,10 @@ def _of_coordinator(machine: CoordinatorMachine, world: World) -> Iterator[str]:
     rows = world.kept.rows.rows
     yield from _left(it, "_ready", "_adrift")
     yield from _left(it._desk, "_inquiries")
-    yield from _left(it, "_keyed", "_aliased", "_parents_ended")
+    yield from _left(it._intake, "_keyed", "_aliased")
+    yield from _left(it._following, "ended")
+    yield from _left(it._hooks, "ended")
+    yield from _left(it._owing, "unknown")
     yield from _left(it._dependencies, "_children", "_missing")
     for queue in it._queues:
         yield from _left(queue, "leased", "by_node", "jobs")
@@ -104,7 +107,7 @@ def _of_coordinator(machine: CoordinatorMachine, world: World) -> Iterator[str]:
         yield f"{len(shelf - disk)} blobs are on the shelf alone, {len(disk - shelf)} on the disk alone"
     if machine.disk.parts:
         yield f"parts of {len(machine.disk.parts)} blobs lie on the disk"
-    if any(route != peer.route for route, peer in it._routes.items()):
+    if any(route != peer.route for route, peer in it._door._routes.items()):
         yield "a route leads to a peer that has another"
 
 

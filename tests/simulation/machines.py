@@ -637,7 +637,7 @@ class ClientMachine(Machine):
                 for counter in counters:
                     ledger.cancel_denied(self._job(counter))
             case Answered(ask, error, body):
-                token, epoch = self.world.coordinator.coordinator._token, self.session._dialer.epoch
+                token, epoch = self.world.coordinator.coordinator._dealer.token, self.session._dialer.epoch
                 ledger.answer(self.name, ask, error, body, token, epoch)
             case KeepBlob() | WriteChunk() | ReadChunk() | DropBlob():
                 self.memory.perform(effect)

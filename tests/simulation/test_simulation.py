@@ -28,7 +28,10 @@ from scheduler import names, retries
 from scheduler.adrift import Adrift
 from scheduler.clients import Client
 from scheduler.coordinator import Coordinator
+from scheduler.dealer import Dealer
+from scheduler.door import Door
 from scheduler.exchange import Exchange
+from scheduler.intake import Intake
 from scheduler.journal import Journal, ReadOutcomes
 from scheduler.leases import Leases
 from scheduler.lifecycle import Cause, Job, State, Wish, move
@@ -36,6 +39,7 @@ from scheduler.payloads import Payloads
 from scheduler.resources import Holdings
 from scheduler.roster import Node, Roster
 from scheduler.schedules import Overlap, Schedules
+from scheduler.standing_orders import StandingOrders
 from scheduler.store import SessionRow
 from scheduler.waiting import WaitingJobs
 from tests.simulation import machines, pool
@@ -366,13 +370,15 @@ def a_clock_that_is_set_back_forgets_what_has_fired(patch: pytest.MonkeyPatch) -
 @sabotage(schedules, first=46)
 def what_gives_way_ends_before_it_is_written(patch: pytest.MonkeyPatch) -> None:
     """A bug there was."""
-    made = Coordinator._made
+    turn = StandingOrders.turn
 
-    def makes(self: Coordinator, jobs: list[Job]) -> None:
-        self._orders.stop()
-        made(self, jobs)
+    def gives_way(self: StandingOrders, wall: float, full: str) -> list[Job]:
+        made = turn(self, wall, full)
+        if made:
+            self.stop()
+        return made
 
-    patch.setattr(Coordinator, "_made", makes)
+    patch.setattr(StandingOrders, "turn", gives_way)
 
 
 @sabotage(schedules)
@@ -416,20 +422,20 @@ def link_takes_a_gap_as_next(patch: pytest.MonkeyPatch) -> None:
 
 @sabotage(first=4)
 def coordinator_says_resumed_to_whom_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
-    welcome = Coordinator._welcome
-    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted, kept=False: welcome(self, True, accepted))
+    welcome = Door._welcome
+    patch.setattr(Door, "_welcome", lambda self, known, accepted, kept=False: welcome(self, True, accepted))
 
 
 @sabotage()
 def coordinator_does_not_say_what_it_has_accepted(patch: pytest.MonkeyPatch) -> None:
-    submit, welcome = Coordinator._submit, Coordinator._welcome
+    submit, welcome = Intake.submit, Door._welcome
 
-    def submits(self: Coordinator, client: Any, message: Any) -> None:
+    def submits(self: Intake, client: Any, message: Any) -> None:
         client.accepted = min(client.accepted, message.first - 1)
         submit(self, client, message)
 
-    patch.setattr(Coordinator, "_submit", submits)
-    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, 0))
+    patch.setattr(Intake, "submit", submits)
+    patch.setattr(Door, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, 0))
 
 
 @sabotage()
@@ -444,16 +450,17 @@ def lost_nodes_keep_their_leases(patch: pytest.MonkeyPatch) -> None:
 
 @sabotage(first=2)
 def jobs_are_placed_again_while_their_node_is_only_silent(patch: pytest.MonkeyPatch) -> None:
-    unroutable = Coordinator._unroutable
+    closed = Door.closed
 
-    def hasty(self: Coordinator, route: bytes) -> None:
+    def hasty(self: Door, route: bytes) -> None:
         peer = self._routes.get(route)
-        unroutable(self, route)
+        closed(self, route)
         if isinstance(peer, Node):
             jobs: list[Job] = list(peer.leases)
-            self._requeue(peer, [job for job in jobs if job.state.value == "leased"])
+            coordinator = vars(self)["_gone"].__self__
+            coordinator._requeue(peer, [job for job in jobs if job.state.value == "leased"])
 
-    patch.setattr(Coordinator, "_unroutable", hasty)
+    patch.setattr(Door, "closed", hasty)
 
 
 @sabotage(first=9)
@@ -722,8 +729,8 @@ def client_does_not_ask_what_became_of_its_jobs(patch: pytest.MonkeyPatch) -> No
 
 @sabotage(restarts)
 def client_gives_up_what_is_kept(patch: pytest.MonkeyPatch) -> None:
-    welcome = Coordinator._welcome
-    patch.setattr(Coordinator, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, accepted))
+    welcome = Door._welcome
+    patch.setattr(Door, "_welcome", lambda self, known, accepted, kept=False: welcome(self, known, accepted))
 
 
 @sabotage(restarts)
@@ -746,22 +753,22 @@ def blobs_that_rows_name_do_not_outlive_the_coordinator(patch: pytest.MonkeyPatc
 
 @sabotage(late_results)
 def a_result_counts_whatever_its_token(patch: pytest.MonkeyPatch) -> None:
-    lease, results = Coordinator._lease, Coordinator._results
+    lease, results = Dealer._lease, Coordinator._results
 
-    def leases(self: Coordinator, job: Job, node: Node) -> None:
+    def leases(self: Dealer, job: Job, node: Node) -> None:
         lease(self, job, node)
         vars(self).setdefault("given", {})[job.token] = job
 
     def takes(self: Coordinator, node: Node, message: Finished) -> None:
         for token in message.tokens:
-            job = vars(self).get("given", {}).get(token)
+            job = vars(self._dealer).get("given", {}).get(token)
             if job is not None and job.token != token and job.state in (State.LEASED, State.RUNNING):
                 job.node.leases.end(job.token)
                 job.node, job.token = node, token
                 node.leases.grant(job)
         results(self, node, message)
 
-    patch.setattr(Coordinator, "_lease", leases)
+    patch.setattr(Dealer, "_lease", leases)
     patch.setattr(Coordinator, "_results", takes)
 
 
@@ -770,7 +777,7 @@ def clients_are_told_before_it_is_on_disk(patch: pytest.MonkeyPatch) -> None:
     release = CoordinatorMachine._release
 
     def releases(self: CoordinatorMachine, turn: Turn) -> None:
-        routes = self.coordinator._routes
+        routes = self.coordinator._door._routes
         early = [e for e in turn.after_commit if type(e) is Send and isinstance(routes.get(e.route), Client)]
         for effect in early:
             self._perform(effect)
@@ -869,11 +876,11 @@ def client_forgets_the_first_of_what_was_held(patch: pytest.MonkeyPatch) -> None
 
 @sabotage(full_memory)
 def payloads_are_dropped_that_no_row_has(patch: pytest.MonkeyPatch) -> None:
-    def relieves(self: Coordinator, jobs: Iterable[Job]) -> None:
+    def relieves(self: Payloads, jobs: Iterable[Job], keeps: Any) -> None:
         for job in jobs:
-            self._payloads.relieve(job)
+            self.relieve(job)
 
-    patch.setattr(Coordinator, "_relieve_memory", relieves)
+    patch.setattr(Payloads, "bound", relieves)
 
 
 @sabotage(deep_queue)
