@@ -599,7 +599,7 @@ class Coordinator:
         node.surplus_since = self._now if node.outstanding else None
         for record, column in spent.values():
             record.time.observe(sum(column), len(column))
-            record.time.ran(id(node))
+            record.time.ran(node.session)
         for sha, _ in large.values():
             self._exchange.unneeded(node, sha)
         self._push_back(crashed, f"a worker of node {node.name} died under them")

@@ -76,7 +76,7 @@ def candidates(job: Job, roster: Roster, now: float) -> list[dict[str, Any]]:
                 "penalty": node.penalty,
                 "queried": node.told_load(now),
                 "score": score(node),
-                "warm": id(node) in warm,
+                "warm": node.session in warm,
                 "preferred": [f"{k}={v}" for k, v in claims.prefer if node.is_labelled(k, v)] if claims else [],
                 "avoided": node.name == failed_on,
             }

@@ -52,13 +52,13 @@ class RunTime:
     """Moving average of a function's service time in its worker, in seconds; 0 while unknown."""
 
     mean_s: float = 0.0
-    ran_on: set[int] = field(default_factory=set)
-    """Nodes that have run it lately, by identity."""
+    ran_on: set[bytes] = field(default_factory=set)
+    """Sessions of nodes that have run it lately."""
 
-    def ran(self, node: int) -> None:
+    def ran(self, session: bytes) -> None:
         if len(self.ran_on) >= MOST_WARM:
             self.ran_on.clear()
-        self.ran_on.add(node)
+        self.ran_on.add(session)
 
     def observe(self, total_us: int, count: int) -> None:
         mean = total_us / count / 1e6

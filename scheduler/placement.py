@@ -41,6 +41,8 @@ class Chance(Protocol):
 
 class Candidate(Protocol):
     @property
+    def session(self) -> bytes: ...
+    @property
     def slots(self) -> int: ...
     @property
     def outstanding(self) -> int: ...
@@ -121,9 +123,9 @@ def foremost(candidates: Sequence[C], preferred: Callable[[C], int]) -> list[C]:
     return [node for node in some if preferred(node) == most]
 
 
-def choose(candidates: Sequence[C], chance: Chance, warm: Collection[int] = ()) -> C:
-    """One of the candidates, of which there is at least one. ``warm``: those that have run the function lately, by
-    identity; they win ties.
+def choose(candidates: Sequence[C], chance: Chance, warm: Collection[bytes] = ()) -> C:
+    """One of the candidates, of which there is at least one. ``warm``: sessions of those that have run the function
+    lately; they win ties.
     """
     n = len(candidates)
     if n == 1:
@@ -135,5 +137,5 @@ def choose(candidates: Sequence[C], chance: Chance, warm: Collection[int] = ()) 
     a, b = candidates[first], candidates[second]
     ours, theirs = a.outstanding / a.slots + a.penalty, b.outstanding / b.slots + b.penalty
     if ours == theirs:
-        return b if id(b) in warm and id(a) not in warm else a
+        return b if b.session in warm and a.session not in warm else a
     return a if ours < theirs else b

@@ -52,7 +52,7 @@ class Rooms:
     """Those that had room when they were last looked at."""
     most: dict[int, int]
     """What each may hold of it at most, by its identity."""
-    warm: Collection[int] = ()
+    warm: Collection[bytes] = ()
     """Nodes that have run the function lately, by their identity."""
 
     def choose(self, chance: Chance, queue: Queue, avoid: str = "", claims: Claims | None = None) -> Node | None:

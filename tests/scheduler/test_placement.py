@@ -32,6 +32,7 @@ class Seat:
     outstanding: int
     name: int = 0
     penalty: float = 0.0
+    session: bytes = b""
 
 
 class Scripted:
@@ -122,12 +123,12 @@ def test_shorter_functions_are_never_placed_less_far_ahead(slots: int, a: float,
 
 
 def test_warm_nodes_win_ties_and_nothing_else() -> None:
-    cold, warm = Seat(4, 1), Seat(4, 1)
+    cold, warm = Seat(4, 1, session=b"a"), Seat(4, 1, session=b"b")
     for first in (0.0, 0.9):
-        assert choose([cold, warm], Scripted(first, 0.0), {id(warm)}) is warm
+        assert choose([cold, warm], Scripted(first, 0.0), {warm.session}) is warm
     warm.outstanding = 2
     for first in (0.0, 0.9):
-        assert choose([cold, warm], Scripted(first, 0.0), {id(warm)}) is cold
+        assert choose([cold, warm], Scripted(first, 0.0), {warm.session}) is cold
 
 
 def test_a_machine_that_others_use_up_counts_as_full_and_takes_what_no_other_can() -> None:
