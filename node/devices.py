@@ -2,8 +2,8 @@
 
 The coordinator counts what jobs claim of a node together; here it comes down to devices. Whole ones are of one job
 alone; a part lies on one device, on the one with the least room that still takes it, so that whole ones stay whole. So
-it may be that nothing fits though the sum would: then the claim waits, see ``Agent._give``. On an empty node what is
-offered fits.
+it may be that nothing fits though the sum would: then the claim waits, see ``Agent._with_devices``. On an empty node
+what is offered fits.
 
 Amounts are thousandths of a device, as the coordinator's.
 """
@@ -76,12 +76,12 @@ def named(environ: Mapping[str, str]) -> tuple[str, ...] | None:
     return tuple(ids)
 
 
-def shared_out(offered: float, named: Sequence[str] | None) -> tuple[str, ...]:
+def shared_out(offered: float, told: Sequence[str] | None) -> tuple[str, ...]:
     """Ids of the devices of a node that offers so many: the first of those it was told of, or else 0, 1, 2 and so on.
     Raises ``ValueError`` if it was told of fewer."""
     count = -(-thousandths(offered) // WHOLE)
-    if named is None:
+    if told is None:
         return tuple(map(str, range(count)))
-    if count > len(named):
-        raise ValueError(f"gpus={offered:g} is more than the {len(named)} that {' or '.join(VISIBLE_DEVICES)} names")
-    return tuple(named[:count])
+    if count > len(told):
+        raise ValueError(f"gpus={offered:g} is more than the {len(told)} that {' or '.join(VISIBLE_DEVICES)} names")
+    return tuple(told[:count])

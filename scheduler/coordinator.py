@@ -12,16 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster import blobs
-from cluster.actor import (
-    Drained,
-    Garbled,
-    Now,
-    Received,
-    Stalled,
-    Turn,
-    Unroutable,
-    WallClockJumped,
-)
+from cluster.actor import Drained, Garbled, Now, Received, Stalled, Turn, Unroutable, WallClockJumped
 from cluster.config import CoordinatorLimits, Times
 from cluster.ids import counter_of, first_token, job_id, session_of
 from cluster.jobs import NOTHING_SPECIAL, About, End, Failure, Outcome

@@ -78,6 +78,7 @@ class Intake:
         """...and submissions attached to jobs that were there."""
 
     def submit(self, client: Client, message: Submit) -> None:
+        """Take in what is new of it, as far as there is room."""
         if client.holds:
             return  # it knows, or will
         first, count = message.first, len(message.payloads)
@@ -217,6 +218,7 @@ class Intake:
         self._out.fact("submissions_held", session=client.session.hex(), reason=why)
 
     def let_go_on(self) -> None:
+        """Have those go on who were held back, where there is room again."""
         for client in self._admission.go_on():
             client.held = False
             if client.reachable:
@@ -259,7 +261,7 @@ class Intake:
 
     # ------------------------------------------------------------------------------- jobs of the house
 
-    def _of_the_house(self, namespace: str = "default") -> Client:
+    def _of_the_house(self, namespace: str) -> Client:
         """The session of jobs that the coordinator makes itself; nobody is behind it."""
         session = HOUSE if namespace == "default" else sha256(b"house " + namespace.encode()).digest()[:SESSION_BYTES]
         client = self._clients.get(session)
@@ -276,7 +278,8 @@ class Intake:
         return client
 
     def make(self, record: Record, kept: Arguments, summary: str, about: About) -> Job:
-        """One of them; it is kept when ``_made`` is told of it."""
+        """One of them; it is kept when ``made`` is told of it."""
+        wall = self._out.now.wall
         client = self._of_the_house(record.spec.namespace)
         client.accepted += 1
         self.rank += 1
@@ -286,13 +289,7 @@ class Intake:
         job = Job(
             job_id(client.session, client.accepted), client.accepted, client, record, kept.payload, ref, self.rank
         )
-        job.size, job.at, job.since, job.summary, job.about = (
-            len(kept.payload),
-            self._out.now.wall,
-            self._out.now.wall,
-            summary,
-            about,
-        )
+        job.size, job.at, job.since, job.summary, job.about = len(kept.payload), wall, wall, summary, about
         client.jobs[job.counter] = job
         record.live += 1
         record.queue.jobs += 1

@@ -1,4 +1,4 @@
-"""One source of chance and one kind of Ctrl-C for all tests. Rules of this file: what every test stands on.
+"""One source of chance, one kind of Ctrl-C, and no store left open. Rules of this file: what every test stands on.
 
 A run repeats the last one, unless it is asked to explore. A shell that starts it in the background has interrupts
 ignored, and programs under test would inherit that: so they are heard again here.
