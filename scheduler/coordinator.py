@@ -507,6 +507,7 @@ class Coordinator:
             rest, doubtful = self._adrift.rest()
             back: list[Job] = []
             for job in rest:
+                self._timers.again(job, self._wall)
                 waits = bool(job.about.after) and not job.story  # what has begun had waited for them
                 if waits or job.due > self._wall:
                     move(job, Cause.PUT_OFF)

@@ -41,6 +41,11 @@ class Timers:
         expires_s = job.record.spec.rules.expires_s
         if expires_s:
             job.expires = job.at + expires_s
+        self.again(job, wall)
+
+    def again(self, job: Job, wall: float) -> None:
+        """Its moments may have come when nothing could be done about them, by a clock that has gone back since."""
+        if job.expires > wall:
             self.at(job.expires, Kind.EXPIRES, job)
         if job.due > wall:
             self.at(job.due, Kind.DUE, job)

@@ -214,6 +214,39 @@ def test_what_is_not_due_by_a_clock_that_was_set_back_waits_for_it_when_no_node_
     play.nothing_else()
 
 
+def test_a_moment_that_came_while_nobody_knew_who_holds_a_job_comes_again(play: CoordinatorPlay) -> None:
+    """The clock goes back by so little that nobody is told: the job's time has come, and then it has not."""
+    node, client = play.node(), play.client()
+    client.submit(about=About(delay_s=8.0))
+    client.gets_accepted(1)
+    play.restart()
+    comes_again(play, client, 1)
+    play.live(8, client)
+    play.now = play.now._replace(wall=play.now.wall - 0.9)
+    node.joins()
+    assert play.story_of(client, 1)["state"] == "scheduled"
+    play.live(1, node, client)
+    node.gets(Assign, jobs=[client.job(1)])
+    play.nothing_else()
+
+
+def test_so_does_the_moment_by_which_it_must_have_begun(play: CoordinatorPlay) -> None:
+    node, client = play.node(), play.client()
+    client.submit()
+    token = node.runs(client.job(1))
+    client.submit(spec=Spec("f", False, b"f", rules=Rules(expires_s=8.0, at_most_once=True)))
+    client.gets_accepted(2)
+    play.restart()
+    comes_again(play, client, 2)
+    play.live(8, client)
+    play.now = play.now._replace(wall=play.now.wall - 0.9)
+    node.joins((token, client.job(1), 1))
+    assert play.story_of(client, 2)["state"] == "ready"
+    play.live(1, node, client)
+    client.gets_failure(2, Outcome.EXPIRED)
+    play.nothing_else()
+
+
 def test_what_waits_for_its_moment_after_a_restart_can_be_cancelled_and_expires(play: CoordinatorPlay) -> None:
     node, client = play.node(), play.client()
     client.submit(about=About(delay_s=60.0))
